@@ -1,0 +1,3 @@
+//! Small static program that conformance checks run inside a sandbox.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Self-hosted, disposable computers for software agents.
+
+fn main() {}

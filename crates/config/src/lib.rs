@@ -1,0 +1,1 @@
+//! stacyvm.yaml and STACYVM_* variables: keys, defaults, where each value came from.

@@ -1,0 +1,1 @@
+//! Checks that every provider must pass, as data.

@@ -1,0 +1,1 @@
+//! The static guest programs, embedded: agent and conformance probe.

@@ -1,0 +1,144 @@
+//! Processes of an [`AgentGuest`]: start, attach with checked offsets, stdin.
+
+use super::{AgentGuest, PROMPT, convert};
+use crate::{Error, OutputEvent, OutputStream, ProcessInfo, ProcessSpec, Result, StdStream, StdinAck};
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use stacyvm_guest::{limits, proto};
+use std::time::Duration;
+
+/// Time for a start: the agent forks, the sandbox may be short of processor time.
+const START: Duration = Duration::from_secs(30);
+
+impl AgentGuest {
+    pub(super) async fn start_process(&self, spec: &ProcessSpec) -> Result<ProcessInfo> {
+        let deadline_ms = spec.deadline.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX).max(1));
+        let request = proto::StartRequest {
+            id: spec.id.clone(),
+            argv: spec.argv.clone(),
+            env: spec.env.clone().into_iter().collect(),
+            cwd: spec.cwd.clone().unwrap_or_default(),
+            user: spec.user.clone().unwrap_or_default(),
+            stdin: spec.stdin,
+            deadline_ms,
+            log_bytes: spec.log_bytes.unwrap_or_default(),
+            tag: spec.tag.clone(),
+        };
+        let size = prost_size(&request);
+        if size > limits::MESSAGE_BYTES {
+            return Err(Error::invalid_argument(format!(
+                "command and environment take {size} bytes; at most {} fit. Pass large input in a file or through stdin",
+                limits::MESSAGE_BYTES
+            )));
+        }
+        let mut control = self.control.clone();
+        let process = convert::process(self.call(START, control.start(request)).await?)
+            .map_err(|how| self.broke_protocol(how))?;
+        if process.id == spec.id { Ok(process) } else { Err(self.broke_protocol("another process than asked for")) }
+    }
+
+    pub(super) async fn attach_output(&self, id: &str, offset: u64, follow: bool, pace: bool) -> Result<OutputStream> {
+        let request = proto::AttachRequest { id: id.to_owned(), offset, follow, pace };
+        let mut bulk = self.bulk.clone();
+        let events = self.call(PROMPT, bulk.attach(request)).await?;
+        let state = (events, self.clone(), offset, false);
+        let checked = stream::unfold(state, |(mut events, guest, expected, ended)| async move {
+            if ended {
+                return None;
+            }
+            let item = match events.message().await {
+                Ok(Some(event)) => check(event, expected).map_err(|how| guest.broke_protocol(how)),
+                Ok(None) => return None,
+                Err(status) => Err(convert::error(&guest.identity.sandbox_id, &status)),
+            };
+            match item {
+                Ok((event, next)) => {
+                    let last = matches!(event, OutputEvent::Exit(_));
+                    Some((Ok(event), (events, guest, next, last)))
+                }
+                Err(error) => Some((Err(error), (events, guest, expected, true))),
+            }
+        });
+        Ok(checked.boxed())
+    }
+
+    pub(super) async fn send_stdin(&self, id: &str, offset: u64, data: Bytes, eof: bool) -> Result<StdinAck> {
+        if data.len() > limits::STDIN_BYTES {
+            return Err(Error::invalid_argument(format!("at most {} bytes of stdin in one write", limits::STDIN_BYTES)));
+        }
+        let end = offset.saturating_add(data.len() as u64);
+        let request = proto::StdinRequest { id: id.to_owned(), offset, data, eof };
+        let mut bulk = self.bulk.clone();
+        let reply = self.call(PROMPT, bulk.write_stdin(request)).await?;
+        // More than was ever sent cannot have been accepted; bytes before `offset` may have been, by an earlier call.
+        if reply.accepted > end && offset < end {
+            return Err(self.broke_protocol("accepted more stdin than was sent"));
+        }
+        Ok(StdinAck { accepted: reply.accepted, closed: reply.closed })
+    }
+}
+
+fn prost_size(request: &proto::StartRequest) -> usize {
+    use prost::Message;
+    request.encoded_len()
+}
+
+/// The event and the offset behind it, or how it breaks the promise "every byte once, in order".
+fn check(event: proto::OutputEvent, expected: u64) -> Result<(OutputEvent, u64), &'static str> {
+    use proto::output_event::Event;
+    match event.event.ok_or("an empty event")? {
+        Event::Chunk(chunk) => {
+            let stream = match chunk.stream() {
+                proto::Stream::Stdout => StdStream::Stdout,
+                proto::Stream::Stderr => StdStream::Stderr,
+                proto::Stream::Unspecified => return Err("output of no stream"),
+            };
+            if chunk.offset != expected || chunk.data.is_empty() {
+                return Err("output out of order");
+            }
+            let next = expected.checked_add(chunk.data.len() as u64).ok_or("an impossible offset")?;
+            Ok((OutputEvent::Chunk { stream, offset: chunk.offset, data: chunk.data }, next))
+        }
+        Event::Gap(gap) => {
+            if gap.offset != expected || gap.length == 0 {
+                return Err("a gap out of order");
+            }
+            let next = expected.checked_add(gap.length).ok_or("an impossible offset")?;
+            Ok((OutputEvent::Gap { offset: gap.offset, length: gap.length }, next))
+        }
+        Event::Exit(process) => {
+            let process = convert::process(process)?;
+            if process.outcome.is_none() {
+                return Err("an exit without an outcome");
+            }
+            Ok((OutputEvent::Exit(Box::new(process)), expected))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::output_event::Event;
+
+    fn event(event: Event) -> proto::OutputEvent {
+        proto::OutputEvent { event: Some(event) }
+    }
+
+    fn chunk(offset: u64, data: &'static [u8]) -> proto::OutputEvent {
+        event(Event::Chunk(proto::OutputChunk { stream: 1, offset, data: Bytes::from_static(data) }))
+    }
+
+    #[test]
+    fn every_byte_once_in_order_or_an_error() {
+        let (_, next) = check(chunk(5, b"abc"), 5).unwrap();
+        assert_eq!(next, 8);
+        assert!(check(chunk(5, b"abc"), 6).is_err(), "repeats a byte");
+        assert!(check(chunk(7, b"abc"), 6).is_err(), "skips a byte");
+        assert!(check(chunk(5, b""), 5).is_err(), "could go on for ever");
+        let (_, next) = check(event(Event::Gap(proto::OutputGap { offset: 8, length: 4 })), 8).unwrap();
+        assert_eq!(next, 12);
+        assert!(check(event(Event::Gap(proto::OutputGap { offset: u64::MAX, length: 4 })), u64::MAX).is_err());
+        assert!(check(event(Event::Exit(proto::Process::default())), 0).is_err(), "no outcome");
+    }
+}

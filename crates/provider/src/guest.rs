@@ -1,0 +1,324 @@
+//! The inside half of the contract: processes and files of one sandbox.
+//!
+//! A **process** belongs to no connection: it goes on when a client, a connection or the control plane goes away. Its
+//! output is a log of bytes with absolute offsets (stdout and stderr share one count); attaching names an offset and
+//! yields every byte from there once, or says which bytes are not kept any more.
+//!
+//! Rules that hold for every method: a guest that hangs, lies or floods cannot hang the caller (every call has a
+//! deadline of its own except streams, which end when the guest is unreachable) and cannot make it grow (every message,
+//! list and window is bounded). `Unavailable` means that the guest cannot be reached now; `Destroyed` that it is gone.
+
+use crate::Result;
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+/// Output events of one attachment, in order. After an `Err` the stream ends.
+pub type OutputStream = BoxStream<'static, Result<OutputEvent>>;
+/// File content, in order. After an `Err` the stream ends.
+pub type ByteStream = BoxStream<'static, Result<Bytes>>;
+
+/// What works inside one sandbox.
+#[async_trait]
+pub trait Guest: Send + Sync + 'static {
+    /// Answers at once if the guest is alive, whatever else it is doing.
+    async fn ping(&self) -> Result<()>;
+
+    /// Starts a process. Idempotent in `spec.id`: a known id returns that process unchanged.
+    ///
+    /// # Errors
+    /// `NotFound` if the command or the working directory does not exist, `InvalidArgument` for a bad spec (also a file
+    /// that cannot be executed), `ResourceLimit` if the sandbox has no room for another process, `Unsupported` for a
+    /// user that this runtime does not offer.
+    async fn start(&self, spec: &ProcessSpec) -> Result<ProcessInfo>;
+
+    /// Output of a process from `offset` on. With `follow`, ends with [`OutputEvent::Exit`] once the process has ended
+    /// and its output is drained; without, at the bytes that are there now. With `pace`, the process waits for this
+    /// reader rather than lose output, as long as the reader is attached.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown process.
+    async fn attach(&self, id: &str, offset: u64, follow: bool, pace: bool) -> Result<OutputStream>;
+
+    /// Writes to stdin at the absolute position `offset`; bytes before what was accepted already are skipped, so a retry
+    /// writes nothing twice. `data` is at most 64 KiB. Returns after at most a second, also when nothing was taken.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` if the process has no stdin or `offset` is ahead of what was accepted.
+    async fn write_stdin(&self, id: &str, offset: u64, data: Bytes, eof: bool) -> Result<StdinAck>;
+
+    /// Sends a signal to the leader, or with `tree` to it and all its descendants (also those in other sessions);
+    /// `SIGKILL` to a tree repeats until none is left. False if it had ended already.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` for a number that is no signal.
+    async fn signal(&self, id: &str, signal: Signal, tree: bool) -> Result<bool>;
+
+    /// The process once it has ended, or as it is after `timeout` (at most 60 s).
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn wait(&self, id: &str, timeout: Duration) -> Result<ProcessInfo>;
+
+    /// One process.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn process(&self, id: &str) -> Result<ProcessInfo>;
+
+    /// Live and recently ended processes, oldest first.
+    async fn processes(&self) -> Result<Vec<ProcessInfo>>;
+
+    /// The last `lines` lines that processes of the sandbox wrote, oldest first.
+    async fn logs(&self, lines: u32) -> Result<Vec<String>>;
+
+    /// Writes a file of any size: parents are made, the old file is replaced in one step when all content has arrived,
+    /// and stays untouched if `content` ends early or with an error.
+    ///
+    /// # Errors
+    /// `InvalidArgument` (a directory is in the way, a path that is not absolute), `ResourceLimit` (disk full).
+    async fn write_file(&self, file: &WriteFile, content: ByteStream) -> Result<FileEntry>;
+
+    /// Metadata first, then the bytes of `range`. A file that shrinks meanwhile ends the stream with an error.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` for what is not a regular file.
+    async fn read_file(&self, path: &str, range: ReadRange) -> Result<(FileEntry, ByteStream)>;
+
+    /// Metadata; of the target when `follow`.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn stat(&self, path: &str, follow: bool) -> Result<FileEntry>;
+
+    /// Entries of a directory, sorted by path. More than 100,000 is `ResourceLimit`.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` if it is not a directory.
+    async fn list_dir(&self, path: &str) -> Result<Vec<FileEntry>>;
+
+    /// Paths that match an absolute pattern (`*`, `?`, `[]`, `{}` within a component, `**` across), sorted, symbolic
+    /// links not entered. More than 100,000 is `ResourceLimit`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a malformed pattern.
+    async fn glob(&self, pattern: &str) -> Result<Vec<FileEntry>>;
+
+    /// Renames; parents of `to` are made and an existing file there is replaced.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument`.
+    async fn move_file(&self, from: &str, to: &str) -> Result<()>;
+
+    /// Sets permission bits.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn chmod(&self, path: &str, mode: u32) -> Result<()>;
+
+    /// Makes a directory; with `parents` also the ones above, and an existing one is fine.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if something else is there.
+    async fn mkdir(&self, path: &str, mode: u32, parents: bool) -> Result<()>;
+
+    /// Removes a file or empty directory, with `recursive` a tree. Symbolic links are removed, not followed.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` for a directory with content and no `recursive`.
+    async fn remove(&self, path: &str, recursive: bool) -> Result<()>;
+}
+
+/// A signal number, 1 to 64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signal(pub i32);
+
+impl Signal {
+    /// Ends a process, no questions asked.
+    pub const KILL: Self = Self(9);
+    /// Asks a process to end.
+    pub const TERM: Self = Self(15);
+    /// Ctrl-C.
+    pub const INT: Self = Self(2);
+}
+
+/// What to run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProcessSpec {
+    /// Chosen by the caller, unique in the sandbox, at most 64 bytes.
+    pub id: String,
+    /// Program and arguments; the program is looked up in `PATH`.
+    pub argv: Vec<String>,
+    /// Added to the base environment (`PATH`, `HOME`, `USER`, `LANG`, `TERM`).
+    pub env: BTreeMap<String, String>,
+    /// Working directory; `None`: `/workspace`.
+    pub cwd: Option<String>,
+    /// `None`: the sandbox user; else a name, `uid` or `uid:gid`.
+    pub user: Option<String>,
+    /// Open a pipe to stdin; else `/dev/null`.
+    pub stdin: bool,
+    /// Kill the process and all its descendants after this time.
+    pub deadline: Option<Duration>,
+    /// Output kept for late attachers, in bytes; `None`: 1 MiB.
+    pub log_bytes: Option<u64>,
+    /// The caller's words.
+    pub tag: String,
+}
+
+/// A process as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessInfo {
+    /// The caller's id.
+    pub id: String,
+    /// Number inside the sandbox.
+    pub pid: u32,
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Working directory.
+    pub cwd: String,
+    /// User name or number.
+    pub user: String,
+    /// The caller's words.
+    pub tag: String,
+    /// Start, by the guest's clock.
+    pub started: SystemTime,
+    /// End, by the guest's clock.
+    pub ended: Option<SystemTime>,
+    /// How it ended; `None` while it runs.
+    pub outcome: Option<Outcome>,
+    /// Its deadline killed it.
+    pub timed_out: bool,
+    /// The kernel killed it for memory.
+    pub oom_killed: bool,
+    /// Offset of the oldest output byte that is kept.
+    pub output_start: u64,
+    /// Offset behind the newest output byte.
+    pub output_end: u64,
+    /// Something still holds its output open (a background child, say).
+    pub output_open: bool,
+    /// Stdin can be written.
+    pub stdin_open: bool,
+    /// Stdin bytes accepted so far.
+    pub stdin_offset: u64,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It exited with this code.
+    Exited(i32),
+    /// A signal ended it.
+    Signaled(i32),
+    /// The true status is unknown (its supervisor was killed); none is invented.
+    Lost(String),
+}
+
+impl Outcome {
+    /// The code a shell would show: the exit code, or 128 + signal; `None` if it is not known.
+    pub fn shell_code(&self) -> Option<i32> {
+        match self {
+            Self::Exited(code) => Some(*code),
+            Self::Signaled(signal) => Some(128 + signal),
+            Self::Lost(_) => None,
+        }
+    }
+}
+
+/// Which output a byte came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StdStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// One event of an attachment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutputEvent {
+    /// Bytes, at most 64 KiB.
+    Chunk {
+        /// Where they came from.
+        stream: StdStream,
+        /// Offset of the first byte.
+        offset: u64,
+        /// The bytes.
+        data: Bytes,
+    },
+    /// Bytes that are not kept any more.
+    Gap {
+        /// Offset of the first.
+        offset: u64,
+        /// How many.
+        length: u64,
+    },
+    /// Last event: the process ended and its output is drained.
+    Exit(Box<ProcessInfo>),
+}
+
+/// Answer to a stdin write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StdinAck {
+    /// Offset behind the last byte taken.
+    pub accepted: u64,
+    /// No more can be written.
+    pub closed: bool,
+}
+
+/// What a path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A device, socket or pipe.
+    Other,
+}
+
+/// Metadata of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileEntry {
+    /// Absolute path.
+    pub path: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// What it is.
+    pub kind: FileKind,
+    /// Last change of content, by the guest's clock.
+    pub modified: SystemTime,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Target of a symbolic link.
+    pub link_target: Option<String>,
+}
+
+/// Where and how a file is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriteFile {
+    /// Absolute path.
+    pub path: String,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner; `None`: the sandbox user.
+    pub user: Option<String>,
+}
+
+/// Part of a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReadRange {
+    /// First byte.
+    pub offset: u64,
+    /// How many at most; `None`: to the end.
+    pub length: Option<u64>,
+}

@@ -1,0 +1,18 @@
+//! The contract that every runtime meets, and nothing about any one runtime: [`Provider`] makes and unmakes sandboxes,
+//! [`Guest`] works inside one. `AgentGuest` is the [`Guest`] of every runtime that runs our own agent.
+
+mod agent_guest;
+mod error;
+mod guest;
+pub mod mock;
+mod provider;
+mod spec;
+
+pub use agent_guest::{AgentEndpoint, AgentGuest, Duplex, Identity};
+pub use error::{Error, ErrorKind, Result};
+pub use guest::{
+    ByteStream, FileEntry, FileKind, Guest, Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec, ReadRange,
+    Signal, StdinAck, StdStream, WriteFile,
+};
+pub use provider::{Created, Health, Provider, RuntimeSandbox, RuntimeState, RuntimeStats};
+pub use spec::{Capabilities, SandboxId, SandboxSpec, SpecError};

@@ -1,0 +1,132 @@
+//! The runtime half of the contract: make a sandbox, reach into it, take it away.
+//!
+//! Rules that hold for every method:
+//! - **Cancellation.** Dropping a future never leaves the runtime in a state that [`Provider::destroy`] cannot clean up.
+//!   The effect may or may not have taken place.
+//! - **Concurrency.** Calls for different sandboxes do not wait for one another. For one sandbox the engine makes one
+//!   life-cycle call at a time, yet two at once must not corrupt anything.
+//! - **Errors** are the closed set of [`crate::ErrorKind`]; messages are written for users, causes for the log.
+
+use crate::{Capabilities, Guest, Result, SandboxId, SandboxSpec};
+use async_trait::async_trait;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// A configured runtime backend.
+#[async_trait]
+pub trait Provider: Send + Sync + 'static {
+    /// The name under which it is configured and stored with each sandbox (`native`, `docker`, …).
+    fn name(&self) -> &str;
+
+    /// What it can do. Constant for the life of the value.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Whether a sandbox could be created now, and what to do if not. Free of side effects; at most 5 s.
+    async fn health(&self) -> Health;
+
+    /// Makes the sandbox `id` and starts its guest. When it returns, [`Provider::connect`] works.
+    ///
+    /// Idempotent: called again with the same id and spec it finishes or returns what is there. After an error nothing
+    /// keeps running that `destroy(id)` would not remove. The engine has stored `id` before this is called.
+    ///
+    /// # Errors
+    /// `InvalidArgument` or `NotFound` for an image it cannot provide, `ResourceLimit`, `Unavailable`, `Internal`.
+    async fn create(&self, id: &SandboxId, spec: &SandboxSpec) -> Result<Created>;
+
+    /// A working connection to the guest of a running sandbox. Cheap when one exists already.
+    ///
+    /// # Errors
+    /// `NotFound` if the runtime has no such sandbox, `Destroyed` if it has ended, `Unavailable` if the guest does not
+    /// answer (yet): worth a retry.
+    async fn connect(&self, id: &SandboxId) -> Result<Arc<dyn Guest>>;
+
+    /// Removes the sandbox and everything that belongs to it: processes, cgroups, mounts, network, sockets, files.
+    ///
+    /// Idempotent and convergent: called again it goes on where it stopped. `Ok` means that nothing is left, also for an
+    /// id that never existed. Processes are dead when the future first yields an error, unless the error says otherwise.
+    async fn destroy(&self, id: &SandboxId) -> Result<()>;
+
+    /// What the runtime knows about the sandbox now.
+    ///
+    /// # Errors
+    /// `NotFound` if nothing of it exists; `Unavailable` if the runtime cannot be asked.
+    async fn status(&self, id: &SandboxId) -> Result<RuntimeState>;
+
+    /// Returns once the sandbox does not run any more (killed, out of memory, removed behind our back), with the reason
+    /// as far as it can be known. Never returns while it runs.
+    async fn ended(&self, id: &SandboxId) -> String;
+
+    /// Everything that this runtime holds for this installation, complete or half made, and nothing of another one.
+    ///
+    /// # Errors
+    /// `Unavailable`: an incomplete list is never returned.
+    async fn list(&self) -> Result<Vec<RuntimeSandbox>>;
+
+    /// Resource use now.
+    ///
+    /// # Errors
+    /// `Unsupported` without the capability; else as [`Provider::status`].
+    async fn stats(&self, id: &SandboxId) -> Result<RuntimeStats>;
+
+    /// Settings that an operator may see (paths, runtime names), never secrets.
+    fn settings(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+}
+
+/// Result of [`Provider::create`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    /// The backend's own id, when it has one.
+    pub runtime_id: Option<String>,
+}
+
+/// Result of [`Provider::health`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// A sandbox could be created now.
+    pub healthy: bool,
+    /// Why not, and the fix, when not.
+    pub problem: Option<String>,
+    /// Guarantees that this host cannot give, each in a sentence, while sandboxes still work.
+    pub warnings: Vec<String>,
+    /// How long the look took.
+    pub latency: Duration,
+}
+
+/// State of a sandbox as its runtime sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RuntimeState {
+    /// The guest runs.
+    Running,
+    /// Frozen.
+    Paused,
+    /// Its guest has ended; what is left waits for `destroy`.
+    Ended {
+        /// Why, as far as known.
+        reason: String,
+    },
+}
+
+/// One entry of [`Provider::list`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuntimeSandbox {
+    /// The sandbox.
+    pub id: SandboxId,
+    /// Its state.
+    pub state: RuntimeState,
+    /// The image it was made from, if the runtime kept it.
+    pub image: Option<String>,
+}
+
+/// Result of [`Provider::stats`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RuntimeStats {
+    /// Processor time used so far.
+    pub cpu_time: Duration,
+    /// Memory in use, in bytes, without page cache that can be dropped.
+    pub memory_bytes: u64,
+    /// Memory limit in bytes; 0: none.
+    pub memory_limit_bytes: u64,
+    /// Processes and threads.
+    pub pids: u64,
+}

@@ -1,0 +1,96 @@
+//! What a sandbox is asked to be, what it is called, and what a runtime says it can do.
+
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+/// Name of a sandbox, chosen by the engine before any runtime is asked for anything.
+///
+/// `sb-` and lower-case letters or digits, at most 32 characters in all: a legal DNS label with room for a port in
+/// front, a legal file name, cgroup name and container name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SandboxId(String);
+
+/// Why a text is not a [`SandboxId`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a sandbox id is \"sb-\" and 1 to 29 lower-case letters or digits")]
+pub struct SpecError;
+
+impl SandboxId {
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for SandboxId {
+    type Err = SpecError;
+    fn from_str(text: &str) -> Result<Self, SpecError> {
+        let tail = text.strip_prefix("sb-").ok_or(SpecError)?;
+        let legal = tail.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        if (1..=29).contains(&tail.len()) && legal { Ok(Self(text.to_owned())) } else { Err(SpecError) }
+    }
+}
+
+impl TryFrom<String> for SandboxId {
+    type Error = SpecError;
+    fn try_from(text: String) -> Result<Self, SpecError> {
+        text.parse()
+    }
+}
+
+impl From<SandboxId> for String {
+    fn from(id: SandboxId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for SandboxId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a sandbox is made of. Stored with the sandbox, so fields are only ever added, with a default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    /// What the root filesystem comes from. Names are the runtime's to interpret: an OCI reference, a template, a
+    /// directory, or `host`. A runtime that cannot provide it says so and never substitutes another.
+    pub image: String,
+    /// Memory for the work in the sandbox, in MiB; 0: no limit.
+    pub memory_mb: u32,
+    /// Processors, in whole ones; 0: no limit.
+    pub vcpus: u32,
+    /// Processes and threads at once; 0: no limit.
+    #[serde(default)]
+    pub pids: u32,
+    /// The sandbox must not outlive the control plane that made it (`stacyvm run`).
+    #[serde(default)]
+    pub ephemeral: bool,
+    /// The caller's labels; runtimes with labels of their own carry them.
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// What a runtime can do, as data: callers look here before they ask, and the suite tests exactly what is claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Capabilities {
+    /// How it isolates, in a word that the API shows: `container`, `microvm`, `userspace_isolation`, `test_provider`…
+    pub isolation: &'static str,
+    /// Sandboxes and their processes go on while the control plane is down.
+    pub survives_restart: bool,
+    /// `SandboxSpec::memory_mb` is enforced.
+    pub memory_limit: bool,
+    /// `SandboxSpec::vcpus` is enforced.
+    pub cpu_limit: bool,
+    /// `SandboxSpec::pids` is enforced.
+    pub pids_limit: bool,
+    /// Processes may run as root of the sandbox.
+    pub root_user: bool,
+    /// The sandbox sees a filesystem, processes and network of its own (false only for `mock`).
+    pub isolated: bool,
+    /// `Provider::stats` works.
+    pub stats: bool,
+    /// `Provider::pause` and `resume` work.
+    pub pause: bool,
+}

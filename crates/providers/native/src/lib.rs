@@ -1,0 +1,1 @@
+//! Native Linux sandboxes: namespaces, overlay, cgroups; no daemon.

@@ -1,0 +1,1 @@
+//! Test helpers: a real server under test, the leak checker.

@@ -1,0 +1,72 @@
+//! Events: what happened, numbered, replayable.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+/// One event, as `GET /events` sends it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// `evt-` and a number that only grows, also across restarts.
+    pub id: String,
+    /// What happened.
+    #[serde(rename = "type")]
+    pub kind: EventType,
+    /// Sandbox it happened to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox_id: Option<String>,
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    pub timestamp: Timestamp,
+    /// Details.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[schema(value_type = Object)]
+    pub data: Map<String, Value>,
+}
+
+macro_rules! event_types {
+    ($($variant:ident = $name:literal, $doc:literal;)+) => {
+        /// Kinds of events.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+        pub enum EventType {$(
+            #[doc = $doc]
+            #[serde(rename = $name)]
+            $variant,
+        )+}
+        impl EventType {
+            /// Every kind.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+            /// The kind as stored and sent.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+        }
+    };
+}
+
+event_types! {
+    SandboxCreated = "sandbox.created", "It was asked for and stored.";
+    SandboxRunning = "sandbox.running", "It takes commands.";
+    SandboxUnhealthy = "sandbox.unhealthy", "Its guest or runtime stopped answering.";
+    SandboxError = "sandbox.error", "It failed for good; `reason` says why.";
+    SandboxExpired = "sandbox.expired", "Its time is over.";
+    SandboxDestroyed = "sandbox.destroyed", "It is gone.";
+    SandboxExtended = "sandbox.extended", "Its deadline changed.";
+    ExecStarted = "exec.started", "A command started.";
+    ExecCompleted = "exec.completed", "A command ended by itself.";
+    ExecFailed = "exec.failed", "A command could not be run.";
+    ExecTimeout = "exec.timeout", "A command was killed at its deadline.";
+    FileWritten = "file.written", "A file was written.";
+    FileRead = "file.read", "A file was read.";
+    OperationFailed = "operation.failed", "An operation failed.";
+    ProviderFailed = "provider.failed", "A runtime failed an operation.";
+    ReconcileAction = "reconcile.action", "Recovery decided something about a sandbox; `action` says what.";
+}
+
+impl std::str::FromStr for EventType {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.iter().copied().find(|t| t.as_str() == text).ok_or_else(|| format!("unknown event type {text:?}"))
+    }
+}

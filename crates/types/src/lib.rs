@@ -1,0 +1,20 @@
+//! Wire types of `/api/v1`, shared by server, client and tests. Shapes that published clients read are pinned by tests
+//! here; what each field means is documented on it and ends up in `openapi/v1.json`.
+
+pub mod duration;
+mod error;
+mod event;
+mod exec;
+mod file;
+mod provider;
+mod sandbox;
+mod system;
+
+pub use duration::WireDuration;
+pub use error::{ErrorBody, ErrorCode};
+pub use event::{Event, EventType};
+pub use exec::*;
+pub use file::*;
+pub use provider::*;
+pub use sandbox::*;
+pub use system::*;

@@ -1,0 +1,3 @@
+//! Developer tasks: leak check, OpenAPI file, benchmarks.
+
+fn main() {}
