@@ -1,0 +1,40 @@
+# Two targets do everything a newcomer needs: `make demo` and `make test`. `make help` lists the rest.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+CARGO ?= cargo
+export STACYVM_BIN ?= $(CURDIR)/target/debug/stacyvm
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## install what building and testing need (toolchain, musl target, C compiler)
+	@scripts/setup-build.sh
+
+demo: setup ## build, then run a Python program in an isolated sandbox and show that nothing stays behind
+	@$(CARGO) build --quiet --release -p stacyvm
+	@scripts/demo.sh target/release/stacyvm
+
+build: setup ## the release binary, target/release/stacyvm
+	$(CARGO) build --release -p stacyvm
+
+test: setup ## everything that CI runs: unit, conformance, end-to-end, SDK and smoke tests, leak check
+	@scripts/test.sh
+
+lint: setup ## formatting, clippy, dependency policy
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	@scripts/check-dependencies.sh
+
+bench: build ## create, exec and file figures with ratios against other tools, in one run
+	@$(CARGO) run --quiet --release -p xtask -- bench --binary target/release/stacyvm
+
+openapi: ## regenerate openapi/v1.json
+	$(CARGO) run --quiet -p xtask -- openapi
+
+leak-check: ## list everything of ours that this host still holds
+	$(CARGO) run --quiet -p xtask -- leak-check
+
+clean: ## remove build output
+	$(CARGO) clean
+
+.PHONY: help setup demo build test lint bench openapi leak-check clean

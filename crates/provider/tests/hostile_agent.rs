@@ -1,0 +1,252 @@
+//! The host half against agents that hang, lie and flood. Time is simulated: a deadline of a minute costs nothing here,
+//! and a call without one would never end.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use stacyvm_guest::{
+    hello, limits,
+    proto::{
+        self,
+        bulk_server::{Bulk, BulkServer},
+        control_server::{Control, ControlServer},
+    },
+};
+use stacyvm_provider::{
+    AgentEndpoint, AgentGuest, Duplex, ErrorKind, Guest, Identity, ProcessSpec, ReadRange,
+};
+use std::{pin::Pin, sync::Arc, time::Duration};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tonic::{Request, Response, Status, Streaming};
+
+/// What the agent does with each new connection.
+#[derive(Clone, Copy)]
+enum Behaviour {
+    NeverWelcomes,
+    SpeaksHttp,
+    Refuses,
+    WelcomesThenHangs,
+    WelcomesThenFloods,
+    ServesLies,
+}
+
+struct Hostile(Behaviour);
+
+#[async_trait]
+impl AgentEndpoint for Hostile {
+    async fn dial(&self) -> stacyvm_provider::Result<Box<dyn Duplex>> {
+        let (host, agent) = tokio::io::duplex(64 << 10);
+        tokio::spawn(behave(self.0, agent));
+        Ok(Box::new(host))
+    }
+}
+
+async fn behave(behaviour: Behaviour, mut stream: DuplexStream) {
+    let mut prefix = [0; 4];
+    stream.read_exact(&mut prefix).await.unwrap();
+    let mut body = vec![0; hello::frame_length(prefix).unwrap()];
+    stream.read_exact(&mut body).await.unwrap();
+    let mut welcome = proto::Welcome {
+        magic: hello::MAGIC,
+        version: 1,
+        sandbox_id: "sb-1".into(),
+        ..proto::Welcome::default()
+    };
+    match behaviour {
+        Behaviour::NeverWelcomes => return std::future::pending().await,
+        Behaviour::SpeaksHttp => {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+            return std::future::pending().await;
+        }
+        Behaviour::Refuses => welcome.refused = "a newer control plane is connected".into(),
+        _ => {}
+    }
+    let _ = stream.write_all(&hello::encode_frame(&welcome)).await;
+    match behaviour {
+        Behaviour::WelcomesThenFloods => while stream.write_all(&[0x42; 4096]).await.is_ok() {},
+        Behaviour::ServesLies => {
+            let one = stream::once(async { Ok::<_, std::io::Error>(stream) }).chain(stream::pending());
+            let server = tonic::transport::Server::builder()
+                .add_service(ControlServer::new(Liar))
+                .add_service(BulkServer::new(Liar).max_encoding_message_size(64 << 20));
+            server.serve_with_incoming(one).await.unwrap();
+        }
+        _ => std::future::pending().await,
+    }
+}
+
+fn guest(behaviour: Behaviour) -> AgentGuest {
+    let identity = Identity { installation_id: "i".into(), generation: 1, sandbox_id: "sb-1".into() };
+    AgentGuest::new(Arc::new(Hostile(behaviour)), identity)
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_kind_of_silence_ends_in_unavailable() {
+    for behaviour in [
+        Behaviour::NeverWelcomes,
+        Behaviour::SpeaksHttp,
+        Behaviour::Refuses,
+        Behaviour::WelcomesThenHangs,
+        Behaviour::WelcomesThenFloods,
+    ] {
+        let guest = guest(behaviour);
+        let bound = Duration::from_secs(120);
+        let error = tokio::time::timeout(bound, guest.ping()).await.expect("bounded").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+        let error = tokio::time::timeout(bound, guest.stat("/x", true)).await.expect("bounded").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+        let spec = ProcessSpec { id: "p".into(), argv: vec!["true".into()], ..ProcessSpec::default() };
+        let error = tokio::time::timeout(bound, guest.start(&spec)).await.expect("bounded").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_hang_end_at_their_deadline() {
+    let guest = guest(Behaviour::ServesLies);
+    let error = guest.signal("p", stacyvm_provider::Signal::KILL, true).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    let error = guest.wait("p", Duration::from_secs(1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn lies_are_internal_errors_not_results() {
+    let guest = guest(Behaviour::ServesLies);
+    let error = guest.process("p").await.unwrap_err();
+    assert!(error.message().contains("exit status"), "{error:?}");
+
+    let spec = ProcessSpec { id: "mine".into(), argv: vec!["true".into()], ..ProcessSpec::default() };
+    let error = guest.start(&spec).await.unwrap_err();
+    assert!(error.message().contains("another process"), "{error:?}");
+
+    let mut output = guest.attach("p", 0, true, false).await.unwrap();
+    assert!(output.next().await.unwrap().is_ok());
+    let error = output.next().await.unwrap().unwrap_err();
+    assert!(error.message().contains("out of order"), "{error:?}");
+    assert!(output.next().await.is_none(), "a stream ends with its error");
+
+    let (_, mut content) = guest.read_file("/f", ReadRange::default()).await.unwrap();
+    let mut total = 0;
+    let error = loop {
+        match content.next().await {
+            Some(Ok(bytes)) => total += bytes.len(),
+            Some(Err(error)) => break error,
+            None => panic!("{total} bytes of a file of 10 passed for the whole file"),
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Internal, "{error:?}");
+    assert!(total <= 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn floods_are_cut_at_their_bound() {
+    let guest = guest(Behaviour::ServesLies);
+    let error = guest.list_dir("/").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResourceLimit, "{error:?}");
+    let error = guest.processes().await.unwrap_err();
+    assert_ne!(error.kind(), ErrorKind::NotFound, "a message of 8 MiB is refused: {error:?}");
+}
+
+struct Liar;
+type Out<T> = Pin<Box<dyn futures::Stream<Item = Result<T, Status>> + Send>>;
+
+#[async_trait]
+impl Control for Liar {
+    async fn ping(&self, _: Request<proto::PingRequest>) -> Result<Response<proto::PingReply>, Status> {
+        Ok(Response::new(proto::PingReply::default()))
+    }
+    async fn start(&self, _: Request<proto::StartRequest>) -> Result<Response<proto::Process>, Status> {
+        Ok(Response::new(proto::Process { id: "theirs".into(), ..proto::Process::default() }))
+    }
+    async fn signal(&self, _: Request<proto::SignalRequest>) -> Result<Response<proto::SignalReply>, Status> {
+        std::future::pending().await
+    }
+    async fn get(&self, _: Request<proto::GetRequest>) -> Result<Response<proto::Process>, Status> {
+        let outcome = Some(proto::process::Outcome::ExitCode(-7));
+        Ok(Response::new(proto::Process { outcome, ..proto::Process::default() }))
+    }
+    async fn list(&self, _: Request<proto::ListRequest>) -> Result<Response<proto::ListReply>, Status> {
+        let process = proto::Process { tag: "x".repeat(8 << 20), ..proto::Process::default() };
+        Ok(Response::new(proto::ListReply { processes: vec![process] }))
+    }
+    async fn wait(&self, _: Request<proto::WaitRequest>) -> Result<Response<proto::Process>, Status> {
+        std::future::pending().await
+    }
+    async fn logs(&self, _: Request<proto::LogsRequest>) -> Result<Response<proto::LogsReply>, Status> {
+        Ok(Response::new(proto::LogsReply::default()))
+    }
+}
+
+fn no<T>() -> Result<T, Status> {
+    Err(Status::unimplemented("not part of this test"))
+}
+
+#[async_trait]
+impl Bulk for Liar {
+    type AttachStream = Out<proto::OutputEvent>;
+    type ReadFileStream = Out<proto::ReadFilePart>;
+    type ListDirStream = Out<proto::FileInfos>;
+    type GlobStream = Out<proto::FileInfos>;
+
+    async fn attach(&self, _: Request<proto::AttachRequest>) -> Result<Response<Self::AttachStream>, Status> {
+        let chunk = |offset| {
+            let chunk = proto::OutputChunk { stream: 1, offset, data: Bytes::from_static(b"abc") };
+            Ok(proto::OutputEvent { event: Some(proto::output_event::Event::Chunk(chunk)) })
+        };
+        Ok(Response::new(stream::iter([chunk(0), chunk(0), chunk(3)]).boxed()))
+    }
+    async fn read_file(
+        &self,
+        _: Request<proto::ReadFileRequest>,
+    ) -> Result<Response<Self::ReadFileStream>, Status> {
+        use proto::read_file_part::Part;
+        let info = proto::FileInfo { size: 10, kind: 1, ..proto::FileInfo::default() };
+        let parts = [
+            Part::Info(info),
+            Part::Data(Bytes::from_static(b"12345")),
+            Part::Data(Bytes::from(vec![0; 4096])),
+        ];
+        Ok(Response::new(
+            stream::iter(parts.map(|part| Ok(proto::ReadFilePart { part: Some(part) }))).boxed(),
+        ))
+    }
+    async fn list_dir(
+        &self,
+        _: Request<proto::ListDirRequest>,
+    ) -> Result<Response<Self::ListDirStream>, Status> {
+        let file = proto::FileInfo { path: "/".repeat(4000), kind: 1, ..proto::FileInfo::default() };
+        let batch = proto::FileInfos { files: vec![file; limits::FILES_PER_MESSAGE - 1] };
+        Ok(Response::new(stream::repeat_with(move || Ok(batch.clone())).boxed()))
+    }
+    async fn glob(&self, _: Request<proto::GlobRequest>) -> Result<Response<Self::GlobStream>, Status> {
+        no()
+    }
+    async fn write_stdin(
+        &self,
+        _: Request<proto::StdinRequest>,
+    ) -> Result<Response<proto::StdinReply>, Status> {
+        no()
+    }
+    async fn write_file(
+        &self,
+        _: Request<Streaming<proto::WriteFilePart>>,
+    ) -> Result<Response<proto::FileInfo>, Status> {
+        no()
+    }
+    async fn stat(&self, _: Request<proto::PathRequest>) -> Result<Response<proto::FileInfo>, Status> {
+        no()
+    }
+    async fn r#move(&self, _: Request<proto::MoveRequest>) -> Result<Response<proto::Empty>, Status> {
+        no()
+    }
+    async fn chmod(&self, _: Request<proto::ChmodRequest>) -> Result<Response<proto::Empty>, Status> {
+        no()
+    }
+    async fn mkdir(&self, _: Request<proto::MkdirRequest>) -> Result<Response<proto::Empty>, Status> {
+        no()
+    }
+    async fn remove(&self, _: Request<proto::RemoveRequest>) -> Result<Response<proto::Empty>, Status> {
+        no()
+    }
+}
