@@ -14,12 +14,12 @@ use crate::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::{future::Future, sync::Arc, time::Duration};
 pub use stacyvm_guest::host::{Duplex, Identity};
 use stacyvm_guest::{
     host, limits,
     proto::{self, Role, bulk_client::BulkClient, control_client::ControlClient},
 };
+use std::{future::Future, sync::Arc, time::Duration};
 use tonic::transport::Channel;
 
 /// How a runtime reaches an agent: each call opens one more raw stream to it.
@@ -55,7 +55,8 @@ impl AgentGuest {
                 async move { endpoint.dial().await.map_err(Into::into) }
             })
         };
-        let control = ControlClient::new(channel(Role::Control)).max_decoding_message_size(limits::MESSAGE_BYTES);
+        let control =
+            ControlClient::new(channel(Role::Control)).max_decoding_message_size(limits::MESSAGE_BYTES);
         let bulk = BulkClient::new(channel(Role::Bulk)).max_decoding_message_size(limits::MESSAGE_BYTES);
         Self { identity: Arc::new(identity), control, bulk }
     }
@@ -78,7 +79,10 @@ impl AgentGuest {
     }
 
     fn broke_protocol(&self, how: &str) -> Error {
-        Error::internal(format!("the guest of sandbox {} broke the protocol: {how}", self.identity.sandbox_id))
+        Error::internal(format!(
+            "the guest of sandbox {} broke the protocol: {how}",
+            self.identity.sandbox_id
+        ))
     }
 }
 
@@ -112,13 +116,15 @@ impl Guest for AgentGuest {
         let request = proto::WaitRequest { id: id.to_owned(), timeout_ms };
         let mut control = self.control.clone();
         let deadline = Duration::from_millis(timeout_ms) + PROMPT;
-        convert::process(self.call(deadline, control.wait(request)).await?).map_err(|how| self.broke_protocol(how))
+        convert::process(self.call(deadline, control.wait(request)).await?)
+            .map_err(|how| self.broke_protocol(how))
     }
 
     async fn process(&self, id: &str) -> Result<ProcessInfo> {
         let mut control = self.control.clone();
         let request = proto::GetRequest { id: id.to_owned() };
-        convert::process(self.call(PROMPT, control.get(request)).await?).map_err(|how| self.broke_protocol(how))
+        convert::process(self.call(PROMPT, control.get(request)).await?)
+            .map_err(|how| self.broke_protocol(how))
     }
 
     async fn processes(&self) -> Result<Vec<ProcessInfo>> {
@@ -173,13 +179,17 @@ impl Guest for AgentGuest {
 
     async fn mkdir(&self, path: &str, mode: u32, parents: bool) -> Result<()> {
         let mut bulk = self.bulk.clone();
-        self.call(DISK, bulk.mkdir(proto::MkdirRequest { path: path.to_owned(), mode, parents })).await.map(drop)
+        self.call(DISK, bulk.mkdir(proto::MkdirRequest { path: path.to_owned(), mode, parents }))
+            .await
+            .map(drop)
     }
 
     async fn remove(&self, path: &str, recursive: bool) -> Result<()> {
         let mut bulk = self.bulk.clone();
         // A tree of any size: bounded all the same, since an agent may never answer.
         let deadline = if recursive { DISK * 10 } else { DISK };
-        self.call(deadline, bulk.remove(proto::RemoveRequest { path: path.to_owned(), recursive })).await.map(drop)
+        self.call(deadline, bulk.remove(proto::RemoveRequest { path: path.to_owned(), recursive }))
+            .await
+            .map(drop)
     }
 }

@@ -11,8 +11,8 @@ mod spec;
 pub use agent_guest::{AgentEndpoint, AgentGuest, Duplex, Identity};
 pub use error::{Error, ErrorKind, Result};
 pub use guest::{
-    ByteStream, FileEntry, FileKind, Guest, Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec, ReadRange,
-    Signal, StdinAck, StdStream, WriteFile,
+    ByteStream, FileEntry, FileKind, Guest, Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec,
+    ReadRange, Signal, StdStream, StdinAck, WriteFile,
 };
 pub use provider::{Created, Health, Provider, RuntimeSandbox, RuntimeState, RuntimeStats};
 pub use spec::{Capabilities, SandboxId, SandboxSpec, SpecError};

@@ -65,7 +65,10 @@ impl fmt::Display for SandboxState {
 impl FromStr for SandboxState {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|s| s.as_str() == text).ok_or_else(|| format!("unknown sandbox state {text:?}"))
+        Self::ALL
+            .into_iter()
+            .find(|s| s.as_str() == text)
+            .ok_or_else(|| format!("unknown sandbox state {text:?}"))
     }
 }
 

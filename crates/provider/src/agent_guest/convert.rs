@@ -51,8 +51,12 @@ fn time(unix_ms: i64) -> SystemTime {
 pub(super) fn process(from: proto::Process) -> Result<ProcessInfo, &'static str> {
     let outcome = match from.outcome {
         None => None,
-        Some(proto::process::Outcome::ExitCode(code)) if (0..=255).contains(&code) => Some(Outcome::Exited(code)),
-        Some(proto::process::Outcome::Signal(signal)) if (1..=64).contains(&signal) => Some(Outcome::Signaled(signal)),
+        Some(proto::process::Outcome::ExitCode(code)) if (0..=255).contains(&code) => {
+            Some(Outcome::Exited(code))
+        }
+        Some(proto::process::Outcome::Signal(signal)) if (1..=64).contains(&signal) => {
+            Some(Outcome::Signaled(signal))
+        }
         Some(proto::process::Outcome::Lost(why)) => Some(Outcome::Lost(clean(&why))),
         Some(_) => return Err("an impossible exit status"),
     };
@@ -125,7 +129,9 @@ mod tests {
         let ended = |outcome| proto::Process { outcome: Some(outcome), ..proto::Process::default() };
         assert!(process(ended(proto::process::Outcome::ExitCode(256))).is_err());
         assert!(process(ended(proto::process::Outcome::Signal(0))).is_err());
-        assert!(process(proto::Process { output_start: 2, output_end: 1, ..proto::Process::default() }).is_err());
+        assert!(
+            process(proto::Process { output_start: 2, output_end: 1, ..proto::Process::default() }).is_err()
+        );
         assert!(file(proto::FileInfo { kind: 99, ..proto::FileInfo::default() }).is_err());
         assert_eq!(time(i64::MIN), UNIX_EPOCH - Duration::from_millis(i64::MIN.unsigned_abs()));
     }

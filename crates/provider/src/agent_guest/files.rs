@@ -65,17 +65,26 @@ impl AgentGuest {
                 }
                 Ok(None) if left == 0 => None,
                 Ok(None) => Some((Err(Error::internal("the file became shorter while it was read")), None)),
-                Ok(Some(_)) => Some((Err(guest.broke_protocol("content that does not fit its metadata")), None)),
+                Ok(Some(_)) => {
+                    Some((Err(guest.broke_protocol("content that does not fit its metadata")), None))
+                }
                 Err(error) => Some((Err(error), None)),
             }
         });
         Ok((entry, content.boxed()))
     }
 
-    pub(super) async fn collect_files(&self, mut stream: tonic::Streaming<proto::FileInfos>) -> Result<Vec<FileEntry>> {
-        let too_many = || Error::resource_limit(format!("more than {MOST_FILES} files; ask for a smaller part of the tree"));
+    pub(super) async fn collect_files(
+        &self,
+        mut stream: tonic::Streaming<proto::FileInfos>,
+    ) -> Result<Vec<FileEntry>> {
+        let too_many = || {
+            Error::resource_limit(format!("more than {MOST_FILES} files; ask for a smaller part of the tree"))
+        };
         let (mut files, mut bytes) = (Vec::new(), 0);
-        while let Some(batch) = self.call(DISK, async { stream.message().await.map(tonic::Response::new) }).await? {
+        while let Some(batch) =
+            self.call(DISK, async { stream.message().await.map(tonic::Response::new) }).await?
+        {
             if batch.files.is_empty() {
                 return Err(self.broke_protocol("an empty batch of files"));
             }
@@ -130,16 +139,19 @@ mod tests {
 
     #[tokio::test]
     async fn large_pieces_are_split_and_finished() {
-        let (parts, error) = parts(vec![Ok(Bytes::from(vec![7; limits::CHUNK_BYTES + 1])), Ok(Bytes::new())]).await;
+        let (parts, error) =
+            parts(vec![Ok(Bytes::from(vec![7; limits::CHUNK_BYTES + 1])), Ok(Bytes::new())]).await;
         assert!(error.is_none());
-        let sizes: Vec<_> = parts.iter().filter_map(|p| if let Part::Data(d) = p { Some(d.len()) } else { None }).collect();
+        let sizes: Vec<_> =
+            parts.iter().filter_map(|p| if let Part::Data(d) = p { Some(d.len()) } else { None }).collect();
         assert_eq!(sizes, [limits::CHUNK_BYTES, 1]);
         assert!(matches!(parts.last(), Some(Part::Finish(_))));
     }
 
     #[tokio::test]
     async fn a_broken_source_is_never_finished() {
-        let (parts, error) = parts(vec![Ok(Bytes::from_static(b"x")), Err(Error::unavailable("client gone"))]).await;
+        let (parts, error) =
+            parts(vec![Ok(Bytes::from_static(b"x")), Err(Error::unavailable("client gone"))]).await;
         assert!(!parts.iter().any(|p| matches!(p, Part::Finish(_))));
         assert_eq!(error.unwrap().message(), "client gone");
     }

@@ -12,7 +12,8 @@ const START: Duration = Duration::from_secs(30);
 
 impl AgentGuest {
     pub(super) async fn start_process(&self, spec: &ProcessSpec) -> Result<ProcessInfo> {
-        let deadline_ms = spec.deadline.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX).max(1));
+        let deadline_ms =
+            spec.deadline.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX).max(1));
         let request = proto::StartRequest {
             id: spec.id.clone(),
             argv: spec.argv.clone(),
@@ -34,10 +35,20 @@ impl AgentGuest {
         let mut control = self.control.clone();
         let process = convert::process(self.call(START, control.start(request)).await?)
             .map_err(|how| self.broke_protocol(how))?;
-        if process.id == spec.id { Ok(process) } else { Err(self.broke_protocol("another process than asked for")) }
+        if process.id == spec.id {
+            Ok(process)
+        } else {
+            Err(self.broke_protocol("another process than asked for"))
+        }
     }
 
-    pub(super) async fn attach_output(&self, id: &str, offset: u64, follow: bool, pace: bool) -> Result<OutputStream> {
+    pub(super) async fn attach_output(
+        &self,
+        id: &str,
+        offset: u64,
+        follow: bool,
+        pace: bool,
+    ) -> Result<OutputStream> {
         let request = proto::AttachRequest { id: id.to_owned(), offset, follow, pace };
         let mut bulk = self.bulk.clone();
         let events = self.call(PROMPT, bulk.attach(request)).await?;
@@ -64,7 +75,10 @@ impl AgentGuest {
 
     pub(super) async fn send_stdin(&self, id: &str, offset: u64, data: Bytes, eof: bool) -> Result<StdinAck> {
         if data.len() > limits::STDIN_BYTES {
-            return Err(Error::invalid_argument(format!("at most {} bytes of stdin in one write", limits::STDIN_BYTES)));
+            return Err(Error::invalid_argument(format!(
+                "at most {} bytes of stdin in one write",
+                limits::STDIN_BYTES
+            )));
         }
         let end = offset.saturating_add(data.len() as u64);
         let request = proto::StdinRequest { id: id.to_owned(), offset, data, eof };
@@ -138,7 +152,9 @@ mod tests {
         assert!(check(chunk(5, b""), 5).is_err(), "could go on for ever");
         let (_, next) = check(event(Event::Gap(proto::OutputGap { offset: 8, length: 4 })), 8).unwrap();
         assert_eq!(next, 12);
-        assert!(check(event(Event::Gap(proto::OutputGap { offset: u64::MAX, length: 4 })), u64::MAX).is_err());
+        assert!(
+            check(event(Event::Gap(proto::OutputGap { offset: u64::MAX, length: 4 })), u64::MAX).is_err()
+        );
         assert!(check(event(Event::Exit(proto::Process::default())), 0).is_err(), "no outcome");
     }
 }

@@ -1,0 +1,96 @@
+//! Commands that make what the files API is then asked about, or look at what it made.
+
+use crate::{
+    Args, Failure, Result,
+    streams::{say, write_all},
+};
+use rustix::{
+    fs::{CWD, FileType, Mode, OFlags},
+    io::Errno,
+};
+
+fn system(what: &'static str) -> impl Fn(Errno) -> Failure {
+    move |errno| Failure::System(what, errno)
+}
+
+/// A whole file.
+pub(crate) fn slurp(path: &[u8]) -> Result<Vec<u8>> {
+    let file =
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(system("open"))?;
+    let (mut content, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
+    loop {
+        match rustix::io::read(&file, &mut buffer) {
+            Ok(0) => return Ok(content),
+            Ok(count) => content.extend_from_slice(&buffer[..count]),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(Failure::System("read", errno)),
+        }
+    }
+}
+
+/// `read FILE`: its content to stdout.
+pub(crate) fn read(args: &Args) -> Result {
+    say(&slurp(args.bytes(0)?)?)?;
+    Ok(0)
+}
+
+fn put(args: &Args, flags: OFlags) -> Result {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | flags;
+    let file = rustix::fs::open(args.bytes(0)?, flags, Mode::from_raw_mode(0o644)).map_err(system("open"))?;
+    write_all(file, args.bytes(1)?)?;
+    Ok(0)
+}
+
+/// `write FILE TEXT`: replaces its content.
+pub(crate) fn write(args: &Args) -> Result {
+    put(args, OFlags::TRUNC)
+}
+
+/// `append FILE TEXT`.
+pub(crate) fn append(args: &Args) -> Result {
+    put(args, OFlags::APPEND)
+}
+
+/// `symlink TARGET LINK`.
+pub(crate) fn symlink(args: &Args) -> Result {
+    rustix::fs::symlink(args.bytes(0)?, args.bytes(1)?).map_err(system("symlink"))?;
+    Ok(0)
+}
+
+/// `mkfifo PATH`.
+pub(crate) fn mkfifo(args: &Args) -> Result {
+    let mode = Mode::from_raw_mode(0o644);
+    rustix::fs::mknodat(CWD, args.bytes(0)?, FileType::Fifo, mode, 0).map_err(system("mknod"))?;
+    Ok(0)
+}
+
+/// `mkdir PATH`.
+pub(crate) fn mkdir(args: &Args) -> Result {
+    rustix::fs::mkdir(args.bytes(0)?, Mode::from_raw_mode(0o755)).map_err(system("mkdir"))?;
+    Ok(0)
+}
+
+/// `truncate FILE LENGTH`.
+pub(crate) fn truncate(args: &Args) -> Result {
+    let file = rustix::fs::open(args.bytes(0)?, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+    rustix::fs::ftruncate(file.map_err(system("open"))?, args.number(1)?).map_err(system("truncate"))?;
+    Ok(0)
+}
+
+/// `touch-many DIRECTORY N`: empty files `f0000`, `f0001`, …
+pub(crate) fn touch_many(args: &Args) -> Result {
+    for number in 0..args.number(1)? {
+        let path = [args.bytes(0)?, format!("/f{number:04}").as_bytes()].concat();
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)).map_err(system("open"))?;
+    }
+    Ok(0)
+}
+
+/// `raw-name DIRECTORY`: a file there whose name is not UTF-8.
+pub(crate) fn raw_name(args: &Args) -> Result {
+    let path = [args.bytes(0)?, b"/bad\xff\xfename"].concat();
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)).map_err(system("open"))?;
+    Ok(0)
+}

@@ -1,0 +1,234 @@
+//! What is measured.
+
+use super::{
+    rivals,
+    samples::{Comparison, Samples},
+    server::Server,
+};
+use anyhow::{Result, ensure};
+use futures::{StreamExt, future::BoxFuture, stream};
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+/// One scenario.
+pub struct Scenario {
+    /// Name for `--only`.
+    pub name: &'static str,
+    /// Takes the binary and the number of samples.
+    pub run: fn(PathBuf, usize) -> BoxFuture<'static, Result<Vec<Comparison>>>,
+}
+
+/// All of them, in the order of the report.
+pub const ALL: &[Scenario] = &[
+    Scenario { name: "create", run: |binary, n| Box::pin(create(binary, n)) },
+    Scenario { name: "run", run: |binary, n| Box::pin(run_command(binary, n)) },
+    Scenario { name: "exec", run: |binary, n| Box::pin(exec(binary, n)) },
+    Scenario { name: "files", run: |binary, n| Box::pin(files(binary, n)) },
+    Scenario { name: "stream", run: |binary, n| Box::pin(stream_output(binary, n)) },
+    Scenario { name: "burst", run: |binary, _| Box::pin(burst(binary)) },
+    Scenario { name: "recovery", run: |binary, _| Box::pin(recovery(binary)) },
+];
+
+const BULK: usize = 256 << 20;
+
+fn ms(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1e3
+}
+
+fn compare(scenario: &str, unit: &'static str, more_is_better: bool, sides: Vec<Samples>) -> Comparison {
+    let (sides, empty): (Vec<_>, Vec<_>) = sides.into_iter().partition(|side| !side.values.is_empty());
+    let not_run = empty.into_iter().map(|side| format!("{}: not on this host", side.side)).collect();
+    Comparison { scenario: scenario.to_owned(), unit, more_is_better, sides, not_run }
+}
+
+/// Time of a rival's command from start to end, if it is here.
+fn timed(command: Option<Command>, into: &mut Samples) -> Result<()> {
+    if let Some(mut command) = command {
+        let start = Instant::now();
+        let output = command.output()?;
+        into.values.push(ms(start));
+        ensure!(output.status.success(), "{command:?} failed");
+    }
+    Ok(())
+}
+
+async fn create(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>> {
+    let server = Server::start(&binary).await?;
+    let mut report = Vec::new();
+    for (limits, name) in [(false, "create → first output, no limits"), (true, "create → first output, limits")] {
+        let (mut ours, mut bwrap) = (Samples::new("stacyvm native (API)"), Samples::new("bwrap --unshare-all"));
+        let mut destroy = Samples::new("stacyvm native (API)");
+        for _ in 0..samples {
+            let start = Instant::now();
+            let id = server.create(limits).await?;
+            ensure!(server.exec(&id, &["/bin/echo", "hi"]).await? == "hi\n");
+            ours.values.push(ms(start));
+            let start = Instant::now();
+            server.destroy(&id).await?;
+            destroy.values.push(ms(start));
+            timed(rivals::bwrap(&["/bin/echo", "hi"]), &mut bwrap)?;
+        }
+        report.push(compare(name, "ms", false, vec![ours, bwrap]));
+        let name = if limits { "destroy, limits" } else { "destroy, no limits" };
+        report.push(compare(name, "ms", false, vec![destroy]));
+    }
+    Ok(report)
+}
+
+async fn run_command(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>> {
+    let data = tempfile::Builder::new().prefix("stacyvm-bench-").tempdir()?;
+    let (mut ours, mut bwrap) = (Samples::new("stacyvm run"), Samples::new("bwrap --unshare-all"));
+    for _ in 0..samples {
+        let mut run = Command::new(&binary);
+        run.args(["run", "--", "/bin/echo", "hi"]).env("STACYVM_DATA_DIR", data.path()).env_remove("STACYVM_SERVER");
+        run.stdin(Stdio::null());
+        timed(Some(run), &mut ours)?;
+        timed(rivals::bwrap(&["/bin/echo", "hi"]), &mut bwrap)?;
+    }
+    Ok(vec![compare("one command, start to finish", "ms", false, vec![ours, bwrap])])
+}
+
+async fn exec(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>> {
+    let server = Server::start(&binary).await?;
+    let id = server.create(true).await?;
+    let (mut ours, mut bwrap) = (Samples::new("stacyvm native (API)"), Samples::new("bwrap --unshare-all"));
+    let mut bare = Samples::new("bare host (floor)");
+    for _ in 0..samples * 5 {
+        let start = Instant::now();
+        server.exec(&id, &["/bin/true"]).await?;
+        ours.values.push(ms(start));
+        timed(rivals::bwrap(&["/bin/true"]), &mut bwrap)?;
+        timed(Some(rivals::bare(&["/bin/true"])), &mut bare)?;
+    }
+    server.destroy(&id).await?;
+    Ok(vec![compare("warm exec", "ms", false, vec![ours, bwrap, bare])])
+}
+
+async fn files(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>> {
+    let server = Server::start(&binary).await?;
+    let id = server.create(true).await?;
+    let scratch = tempfile::Builder::new().prefix("stacyvm-bench-").tempdir()?;
+    let (from, to) = (scratch.path().join("from"), scratch.path().join("to"));
+    std::fs::write(&from, vec![0x5a; BULK])?;
+    let address = server.url(&format!("/sandboxes/{id}/files?path=/workspace/bulk"));
+    let (mut up, mut down) = (Samples::new("stacyvm native (API)"), Samples::new("stacyvm native (API)"));
+    let (mut cp_up, mut cp_down) = (Samples::new("cp on the host"), Samples::new("cp on the host"));
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let rate = |start: Instant| (BULK >> 20) as f64 / start.elapsed().as_secs_f64();
+    for _ in 0..samples.div_ceil(8) {
+        let content = stream::repeat(bytes::Bytes::from_static(&[0x5a; 64 << 10])).take(BULK >> 16).map(std::io::Result::Ok);
+        let start = Instant::now();
+        let reply = server.http.put(&address).body(reqwest::Body::wrap_stream(content)).send().await?;
+        ensure!(reply.status().is_success(), "upload: {}", reply.text().await?);
+        up.values.push(rate(start));
+        let start = Instant::now();
+        ensure!(Command::new("cp").args([&from, &to]).status()?.success());
+        cp_up.values.push(rate(start));
+        let start = Instant::now();
+        let mut reply = server.http.get(&address).send().await?;
+        let mut total = 0;
+        while let Some(chunk) = reply.chunk().await? {
+            total += chunk.len();
+        }
+        ensure!(total == BULK, "download of {total} bytes");
+        down.values.push(rate(start));
+        let start = Instant::now();
+        ensure!(Command::new("cp").args([&to, &from]).status()?.success());
+        cp_down.values.push(rate(start));
+    }
+    server.destroy(&id).await?;
+    Ok(vec![
+        compare("upload 256 MiB", "MiB/s", true, vec![up, cp_up]),
+        compare("download 256 MiB", "MiB/s", true, vec![down, cp_down]),
+    ])
+}
+
+async fn stream_output(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>> {
+    let server = Server::start(&binary).await?;
+    let id = server.create(true).await?;
+    let command = format!("head -c {BULK} /dev/zero | tr '\\0' x");
+    let (mut ours, mut pipe) = (Samples::new("stacyvm native (NDJSON)"), Samples::new("bwrap, a pipe"));
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    let rate = |start: Instant| (BULK >> 20) as f64 / start.elapsed().as_secs_f64();
+    for _ in 0..samples.div_ceil(8) {
+        let body = serde_json::json!({"command": command, "stream": true});
+        let start = Instant::now();
+        let mut reply = server.http.post(server.url(&format!("/sandboxes/{id}/exec"))).json(&body).send().await?;
+        let mut marks = 0;
+        while let Some(chunk) = reply.chunk().await? {
+            // 'x' stands in no key of a record.
+            marks += chunk.iter().filter(|byte| **byte == b'x').count();
+        }
+        ensure!(marks == BULK, "{marks} of {BULK} bytes arrived");
+        ours.values.push(rate(start));
+        if let Some(mut bwrap) = rivals::bwrap(&["/bin/sh", "-c", &command]) {
+            let start = Instant::now();
+            let mut child = bwrap.spawn()?;
+            let mut out = child.stdout.take().ok_or_else(|| anyhow::anyhow!("no pipe"))?;
+            let total = std::io::copy(&mut out, &mut std::io::sink())?;
+            ensure!(child.wait()?.success() && total == BULK as u64);
+            pipe.values.push(rate(start));
+        }
+    }
+    server.destroy(&id).await?;
+    Ok(vec![compare("exec output 256 MiB", "MiB/s", true, vec![ours, pipe])])
+}
+
+async fn burst(binary: PathBuf) -> Result<Vec<Comparison>> {
+    let server = Server::start(&binary).await?;
+    let mut all = Samples::new("stacyvm native (API)");
+    let start = Instant::now();
+    let made: Vec<Result<String>> = stream::iter(0..100)
+        .map(|_| async {
+            let id = server.create(true).await?;
+            ensure!(server.exec(&id, &["/bin/echo", "hi"]).await? == "hi\n");
+            Ok(id)
+        })
+        .buffer_unordered(100)
+        .collect()
+        .await;
+    all.values.push(ms(start));
+    for id in made {
+        server.destroy(&id?).await?;
+    }
+    Ok(vec![compare("100 at once, all answered", "ms", false, vec![all])])
+}
+
+async fn recovery(binary: PathBuf) -> Result<Vec<Comparison>> {
+    let mut server = Server::start(&binary).await?;
+    let mut ids = Vec::new();
+    for _ in 0..50 {
+        let id = server.create(false).await?;
+        let counter = "i=0; while :; do echo $i; i=$((i+1)); sleep 0.01; done";
+        let body = serde_json::json!({"command": counter});
+        server.post(&format!("/sandboxes/{id}/processes"), &body).await?;
+        ids.push(id);
+    }
+    let (mut seconds, mut memory) = (Samples::new("stacyvm, 50 busy sandboxes"), Samples::new("stacyvm, 50 busy sandboxes"));
+    for _ in 0..5 {
+        let start = Instant::now();
+        server.kill_and_restart().await?;
+        loop {
+            let running = server.list().await?.iter().filter(|sandbox| sandbox["state"] == "running").count();
+            if running == ids.len() {
+                break;
+            }
+            ensure!(start.elapsed().as_secs() < 60, "only {running} came back");
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+        seconds.values.push(start.elapsed().as_secs_f64());
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid()))?;
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<f64>().ok());
+        memory.values.extend(kib.map(|kib| kib / 1024.0));
+    }
+    for id in ids {
+        server.destroy(&id).await?;
+    }
+    Ok(vec![
+        compare("kill -9 → all running again", "s", false, vec![seconds]),
+        compare("server memory after recovery", "MiB", false, vec![memory]),
+    ])
+}
