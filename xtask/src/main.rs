@@ -1,3 +1,45 @@
-//! Developer tasks: leak check, OpenAPI file, benchmarks.
+//! Developer tasks: leak check, OpenAPI file, benchmarks, test report.
 
-fn main() {}
+mod bench;
+mod leaks;
+mod report;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use std::path::Path;
+
+#[derive(Debug, Parser)]
+#[command(about = "Developer tasks of StacyVM")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// List everything of ours that this host still holds; fails if there is anything.
+    LeakCheck(leaks::Arguments),
+    /// Write openapi/v1.json from the routes.
+    Openapi,
+    /// Compare speed with other tools.
+    Bench(bench::Arguments),
+    /// Print what was tested against which runtime; fails if one that this host can have was not.
+    TestReport(report::Arguments),
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().task {
+        Task::LeakCheck(arguments) => leaks::run(&arguments),
+        Task::Openapi => openapi(),
+        Task::Bench(arguments) => bench::run(&arguments),
+        Task::TestReport(arguments) => report::run(&arguments),
+    }
+}
+
+fn openapi() -> Result<()> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in no workspace")?;
+    let path = workspace.join("openapi/v1.json");
+    std::fs::write(&path, stacyvm_api::openapi()).with_context(|| path.display().to_string())?;
+    println!("wrote {}", path.display());
+    Ok(())
+}

@@ -1,3 +1,88 @@
-//! Self-hosted, disposable computers for software agents.
+//! Self-hosted, disposable computers for software agents: the one binary.
+//!
+//! The native runtime starts this program again as its spawner, which must be small and have one thread; so that is
+//! decided before anything else happens.
 
-fn main() {}
+mod cli;
+mod commands;
+mod failure;
+mod installation;
+mod lock;
+mod logging;
+mod output;
+mod parse;
+mod process;
+mod providers;
+mod remote;
+mod result;
+mod scratch;
+mod signals;
+mod stdio;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use failure::{Failure, Result, code};
+use std::{io::Write, process::ExitCode};
+
+fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == providers::SPAWNER) {
+        let code = stacyvm_provider_native::spawner_main();
+        if let Some(directory) = words.next() {
+            scratch::remove_after_spawner(directory.as_ref());
+        }
+        return code;
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let json = cli.global.json;
+    match execute(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => failure.report(json),
+    }
+}
+
+/// Help and version on standard output with success, mistakes on standard error with 2.
+fn usage(error: &clap::Error) -> ExitCode {
+    let text = error.render();
+    // A reader that went away has read enough.
+    if error.use_stderr() {
+        let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr()) && output::colours_allowed();
+        let _ = if ansi { write!(std::io::stderr(), "{}", text.ansi()) } else { write!(std::io::stderr(), "{text}") };
+        return ExitCode::from(2);
+    }
+    let _ = if output::colours() { write!(std::io::stdout(), "{}", text.ansi()) } else { write!(std::io::stdout(), "{text}") };
+    ExitCode::SUCCESS
+}
+
+fn execute(cli: Cli) -> Result<u8> {
+    let global = cli.global;
+    if !matches!(cli.command, Command::Serve(_)) {
+        logging::for_client(global.verbose);
+    }
+    let done = |()| 0;
+    match cli.command {
+        Command::Version(version) => version.execute(&global).map(done),
+        Command::Completion(completion) => completion.execute().map(done),
+        Command::Config(config) => config.execute(&global).map(done),
+        Command::Serve(serve) => serve.execute(&global).map(done),
+        Command::Run(run) => run.execute(&global),
+        Command::Spawn(spawn) => block_on(spawn.execute(&global)).map(done),
+        Command::Exec(exec) => block_on(exec.execute(&global)),
+        Command::Cp(cp) => block_on(cp.execute(&global)).map(done),
+        Command::List(list) => block_on(list.execute(&global)).map(done),
+        Command::Kill(kill) => block_on(kill.execute(&global)).map(done),
+        Command::Logs(logs) => block_on(logs.execute(&global)).map(done),
+    }
+}
+
+/// Runs a client command on one thread. Helper threads that sit in a read or write do not keep us from ending.
+pub(crate) fn block_on<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Failure::new(format!("cannot start: {e}"), "").exit(code::OURS))?;
+    let outcome = runtime.block_on(command);
+    runtime.shutdown_background();
+    outcome
+}

@@ -52,7 +52,9 @@ impl Need {
             Self::RootUser => (capabilities.root_user, "root_user"),
             Self::Isolated => (capabilities.isolated, "isolated"),
             Self::Stats => (capabilities.stats, "stats"),
-            Self::NoRootUser => return capabilities.root_user.then(|| "capability root_user is offered".to_owned()),
+            Self::NoRootUser => {
+                return capabilities.root_user.then(|| "capability root_user is offered".to_owned());
+            }
             Self::HostProcesses => {
                 let why = "processes of sandboxes are not visible on this host";
                 return (!options.host_processes).then(|| why.to_owned());

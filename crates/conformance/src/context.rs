@@ -8,8 +8,8 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use rand::Rng;
 use stacyvm_provider::{
-    ByteStream, ErrorKind, FileEntry, Guest, Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec, Provider,
-    ReadRange, Result, SandboxId, SandboxSpec, StdStream, WriteFile,
+    ByteStream, ErrorKind, FileEntry, Guest, Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec,
+    Provider, ReadRange, Result, SandboxId, SandboxSpec, StdStream, WriteFile,
 };
 use std::{
     collections::BTreeMap,
@@ -34,7 +34,9 @@ const MEMORY_MB: u32 = 256;
 pub(crate) struct Run {
     pub(crate) provider: Arc<dyn Provider>,
     pub(crate) options: Options,
-    pub(crate) shared: OnceCell<Sandbox>,
+    shared: OnceCell<Sandbox>,
+    /// Sandboxes made for sharing: one, and those of attempts that failed.
+    shared_made: Arc<Mutex<Vec<SandboxId>>>,
     counter: AtomicU64,
     token: String,
 }
@@ -42,7 +44,19 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) fn new(provider: Arc<dyn Provider>, options: Options) -> Self {
         let token = format!("{:08x}", rand::rng().random::<u32>());
-        Self { provider, options, shared: OnceCell::new(), counter: AtomicU64::new(0), token }
+        Self {
+            provider,
+            options,
+            shared: OnceCell::new(),
+            shared_made: Arc::default(),
+            counter: AtomicU64::new(0),
+            token,
+        }
+    }
+
+    /// Sandboxes made for sharing, for the runner to destroy.
+    pub(crate) fn shared_left(&self) -> Vec<SandboxId> {
+        std::mem::take(&mut *self.shared_made.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -112,8 +126,8 @@ impl Context {
     /// The sandbox that harmless checks share, in a directory of this check's own.
     pub(crate) async fn shared(&self) -> Verdict<Sandbox> {
         let made = self.run.shared.get_or_try_init(|| async {
-            let context = Self::new(Arc::clone(&self.run), "shared");
-            context.sandbox().await
+            let made = Arc::clone(&self.run.shared_made);
+            Self { run: Arc::clone(&self.run), name: "shared", made }.sandbox().await
         });
         let sandbox = made.await?.clone();
         sandbox.guest.mkdir(&self.dir(), 0o755, true).await.during("mkdir of the check's own directory")?;
@@ -165,7 +179,9 @@ impl Context {
     /// Demands an answer in time.
     pub(crate) async fn prompt<T>(&self, what: &str, answer: impl Future<Output = T>) -> Verdict<T> {
         let limit = self.patient(Duration::from_secs(5));
-        tokio::time::timeout(limit, answer).await.map_err(|_| Failure(format!("{what}: no answer within {limit:?}")))
+        tokio::time::timeout(limit, answer)
+            .await
+            .map_err(|_| Failure(format!("{what}: no answer within {limit:?}")))
     }
 }
 
@@ -309,7 +325,11 @@ impl Collected {
     pub(crate) async fn next(&mut self, output: &mut OutputStream) -> Verdict<Option<ProcessInfo>> {
         match output.next().await {
             Some(Ok(OutputEvent::Chunk { stream, offset, data })) => {
-                ensure!(offset == self.offset, "output continues at offset {offset}, expected {}", self.offset);
+                ensure!(
+                    offset == self.offset,
+                    "output continues at offset {offset}, expected {}",
+                    self.offset
+                );
                 ensure!(data.len() <= 64 << 10, "a chunk of {} bytes is larger than 64 KiB", data.len());
                 ensure!(!data.is_empty(), "an empty chunk at offset {offset}");
                 self.offset += data.len() as u64;
@@ -335,6 +355,7 @@ impl Collected {
 
 /// `content` as a stream of pieces of at most `size` bytes.
 pub(crate) fn pieces(content: &[u8], size: usize) -> ByteStream {
-    let all: Vec<Result<Bytes>> = content.chunks(size).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+    let all: Vec<Result<Bytes>> =
+        content.chunks(size).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
     stream::iter(all).boxed()
 }

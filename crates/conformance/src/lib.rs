@@ -70,7 +70,10 @@ mod tests {
         assert_eq!(ids().len(), all.len());
         for check in all {
             let (area, name) = check.id.split_once('.').unwrap();
-            let legal = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b"_0123456789".contains(&b));
+            let legal = |part: &str| {
+                !part.is_empty()
+                    && part.bytes().all(|b| b.is_ascii_lowercase() || b"_0123456789".contains(&b))
+            };
             assert!(legal(area) && legal(name), "{}", check.id);
             assert!(!check.promise.is_empty() && !check.promise.ends_with('.'), "{}", check.id);
         }

@@ -68,7 +68,9 @@ where
         }
         Ok(())
     };
-    tokio::time::timeout(limit, looking).await.unwrap_or_else(|_| Err(Failure(format!("{what}: not within {limit:?}"))))
+    tokio::time::timeout(limit, looking)
+        .await
+        .unwrap_or_else(|_| Err(Failure(format!("{what}: not within {limit:?}"))))
 }
 
 /// Demands that the process behind a beating file lives.

@@ -72,7 +72,8 @@ impl Report {
 
     /// Counts the outcomes of `checks` into the totals.
     pub(crate) fn count(&mut self) {
-        let of = |wanted: fn(&Outcome) -> bool| self.checks.iter().filter(|check| wanted(&check.outcome)).count();
+        let of =
+            |wanted: fn(&Outcome) -> bool| self.checks.iter().filter(|check| wanted(&check.outcome)).count();
         let passed = of(|outcome| matches!(outcome, Outcome::Passed));
         let not_run = of(|outcome| matches!(outcome, Outcome::NotRun { .. }));
         (self.passed, self.not_run) = (passed, not_run);
@@ -99,7 +100,11 @@ impl fmt::Display for Report {
             writeln!(f, "LEFT BEHIND  {left}")?;
         }
         let seconds = self.duration_ms as f64 / 1000.0;
-        write!(f, "{} passed, {} failed, {} not run in {seconds:.1} s", self.passed, self.failed, self.not_run)
+        write!(
+            f,
+            "{} passed, {} failed, {} not run in {seconds:.1} s",
+            self.passed, self.failed, self.not_run
+        )
     }
 }
 

@@ -21,7 +21,9 @@ pub async fn run(provider: Arc<dyn Provider>, options: Options) -> Report {
     let started = Instant::now();
     let capabilities = provider.capabilities();
     let run = Arc::new(Run::new(Arc::clone(&provider), options.clone()));
-    let wanted = |check: &Check| options.only.is_empty() || options.only.iter().any(|o| check.id.starts_with(o.as_str()));
+    let wanted = |check: &Check| {
+        options.only.is_empty() || options.only.iter().any(|o| check.id.starts_with(o.as_str()))
+    };
     let selected: Vec<Check> = crate::checks().into_iter().filter(wanted).collect();
     let mut left_behind = Vec::new();
     let mut checks: Vec<(usize, CheckReport)> = Vec::new();
@@ -43,8 +45,8 @@ pub async fn run(provider: Arc<dyn Provider>, options: Options) -> Report {
         left_behind.extend(left);
     }
     drop(running);
-    if let Some(shared) = run.shared.get() {
-        left_behind.extend(clean(&run, &shared.id).await);
+    for id in run.shared_left() {
+        left_behind.extend(clean(&run, &id).await);
     }
     checks.sort_by_key(|(index, _)| *index);
     let mut report = Report {

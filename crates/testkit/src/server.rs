@@ -21,7 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// When there is none.
 pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("STACYVM_BIN") {
-        return PathBuf::from(&path).canonicalize().with_context(|| format!("STACYVM_BIN is {}", path.display()));
+        return PathBuf::from(&path)
+            .canonicalize()
+            .with_context(|| format!("STACYVM_BIN is {}", path.display()));
     }
     let test = std::env::current_exe()?;
     let built = test.ancestors().map(|dir| dir.join("stacyvm")).find(|path| path.is_file());
@@ -45,7 +47,8 @@ impl Server {
     pub async fn start(environment: &[(&str, &str)]) -> Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let home = tempfile::Builder::new().prefix("stacyvm-test-").tempdir()?;
-        let environment: Vec<_> = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let environment: Vec<_> =
+            environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let child = launch(home.path(), port, &environment, &[])?;
         let mut server = Self { child, port, home, environment, http: reqwest::Client::builder().build()? };
         server.ready().await?;

@@ -1,1 +1,30 @@
-//! Native Linux sandboxes: namespaces, overlay, cgroups; no daemon.
+//! Native Linux sandboxes: namespaces, an overlay and cgroups, made with the kernel's own calls. No daemon, no download,
+//! a millisecond or two.
+//!
+//! The server drives and records, a small [spawner](spawner_main) clones, and the sandbox's first process sets itself
+//! up and becomes the agent. What runs is watched by process descriptor and found again by number, start time and boot
+//! after a restart; the server and the spawner may die at any instant without a sandbox noticing or anything being left.
+
+mod cgroup;
+mod config;
+mod create;
+mod destroy;
+mod entry;
+mod failure;
+mod health;
+mod image;
+mod layout;
+mod locks;
+mod process;
+mod provider;
+mod record;
+mod remove;
+mod sandboxes;
+mod settle;
+mod spawner;
+mod sys;
+mod usage;
+
+pub use config::{NativeConfig, SpawnerCommand};
+pub use provider::NativeProvider;
+pub use spawner::spawner_main;

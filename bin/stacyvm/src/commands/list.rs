@@ -1,0 +1,96 @@
+//! `stacyvm list`.
+
+use crate::{
+    cli::Global,
+    failure::Result,
+    output::{self, Cell},
+};
+use clap::Args;
+use jiff::{Timestamp, Zoned, tz::TimeZone};
+use stacyvm_types::{Sandbox, SandboxState};
+
+/// List sandboxes, newest first
+///
+/// With --json: an array of sandboxes as the API describes them.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  stacyvm list\n  stacyvm ls --json | jq -r '.[].id'")]
+pub(crate) struct List {}
+
+impl List {
+    pub(crate) async fn execute(&self, global: &Global) -> Result<()> {
+        let sandboxes = global.client()?.list().await?;
+        if global.json {
+            return output::json(&sandboxes);
+        }
+        if sandboxes.is_empty() {
+            return output::line("No active sandboxes");
+        }
+        output::text(&render(&sandboxes, &Zoned::now(), output::width(), output::colours()))
+    }
+}
+
+fn render(sandboxes: &[Sandbox], now: &Zoned, width: Option<usize>, colours: bool) -> String {
+    let rows: Vec<Vec<Cell>> = sandboxes
+        .iter()
+        .map(|sandbox| {
+            vec![
+                Cell::new(&sandbox.id),
+                state(sandbox.state),
+                Cell::new(&sandbox.provider),
+                Cell::new(&sandbox.image),
+                Cell::new(clock(sandbox.created_at, now)),
+                Cell::new(clock(sandbox.expires_at, now)),
+            ]
+        })
+        .collect();
+    output::table(&["ID", "STATE", "PROVIDER", "IMAGE", "CREATED", "EXPIRES"], &rows, 3, width, colours)
+}
+
+fn state(state: SandboxState) -> Cell {
+    let cell = Cell::new(state.as_str());
+    match state {
+        SandboxState::Running => cell.coloured("32"),
+        SandboxState::Creating | SandboxState::Paused | SandboxState::Destroying => cell.coloured("33"),
+        SandboxState::Unhealthy | SandboxState::Error => cell.coloured("31"),
+        SandboxState::Expired | SandboxState::Destroyed => cell.coloured("2"),
+    }
+}
+
+/// Local time of day; with the date when that is not today.
+fn clock(at: Timestamp, now: &Zoned) -> String {
+    let zone: TimeZone = now.time_zone().clone();
+    let at = at.to_zoned(zone);
+    let format = if at.date() == now.date() { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" };
+    at.strftime(format).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_table_as_scripts_know_it() {
+        let sandbox = Sandbox {
+            id: "sb-1".into(),
+            state: SandboxState::Running,
+            provider: "native".into(),
+            image: "host".into(),
+            memory_mb: 1,
+            vcpus: 1,
+            created_at: "2026-05-04T10:30:00.5Z".parse().unwrap(),
+            expires_at: "2026-05-05T11:00:00Z".parse().unwrap(),
+            owner_id: String::new(),
+            worker_id: String::new(),
+            metadata: BTreeMap::new(),
+            preview_domain: String::new(),
+            reason: String::new(),
+        };
+        let now = "2026-05-04T12:00:00Z".parse::<Timestamp>().unwrap().to_zoned(TimeZone::UTC);
+        assert_eq!(
+            render(&[sandbox], &now, None, false),
+            "ID    STATE    PROVIDER  IMAGE  CREATED   EXPIRES\n\
+             sb-1  running  native    host   10:30:00  2026-05-05 11:00:00\n"
+        );
+    }
+}

@@ -1,0 +1,13 @@
+//! Commands, one file each: its flags, what it does, what it prints.
+
+pub(crate) mod completion;
+pub(crate) mod config;
+pub(crate) mod cp;
+pub(crate) mod exec;
+pub(crate) mod kill;
+pub(crate) mod list;
+pub(crate) mod logs;
+pub(crate) mod run;
+pub(crate) mod serve;
+pub(crate) mod spawn;
+pub(crate) mod version;

@@ -1,0 +1,143 @@
+//! `run` without a server: an engine in this program, with an installation that lives as long as the command.
+
+use super::{Finished, Run};
+use crate::{
+    cli::Global,
+    commands::config,
+    failure::{Failure, Result, code},
+    output, process::{self, Embedded},
+    providers,
+    scratch::Scratch,
+    signals::Signals,
+};
+use stacyvm_config::Config;
+use stacyvm_engine::{CreateRequest, Defaults, Engine, EngineConfig, ExecRequest, Limits, Store};
+use stacyvm_provider::Provider;
+use std::{sync::Arc, time::Duration};
+
+/// The sandbox goes with this program; this bounds only what nobody comes back to.
+const LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Time for leftovers of earlier runs.
+const CLEAN_UP: Duration = Duration::from_secs(20);
+
+/// Runs the command.
+pub(super) fn run(run: &Run, global: &Global) -> Result<u8> {
+    let loaded = config::load(global, Vec::new(), false)?;
+    if global.verbose > 0 {
+        config::warn(global, &loaded.warnings);
+    }
+    let config = loaded.config;
+    if !rustix::process::geteuid().is_root() {
+        return Err(Failure::new(
+            "sandboxes of the native runtime need root",
+            "run as root (sudo stacyvm run …), or name a server with --server",
+        ));
+    }
+    let image = run.image()?;
+    let agent = providers::agent(config.agent_path.as_deref())?;
+    let (scratch, left) = Scratch::make(&config.data_dir)?;
+    let outcome = crate::block_on(async {
+        let clean = async {
+            for old in left {
+                old.clean(agent).await;
+            }
+        };
+        let clean = tokio::time::timeout(CLEAN_UP, clean);
+        let (outcome, _) = tokio::join!(in_scratch(run, global, &config, image, agent, &scratch), clean);
+        outcome
+    });
+    scratch.remove();
+    outcome?.report()
+}
+
+async fn in_scratch(
+    run: &Run,
+    global: &Global,
+    config: &Config,
+    image: String,
+    agent: &'static [u8],
+    scratch: &Scratch,
+) -> Result<Finished> {
+    let mut signals = Signals::listen()?;
+    let directory = scratch.directory();
+    let native = providers::native(directory, scratch.id(), 1, agent, scratch.lock(), Some(directory))?;
+    let store = Store::in_memory().await.map_err(|e| Failure::new(e.to_string(), ""))?;
+    let native: Arc<dyn Provider> = Arc::new(native);
+    let engine = Engine::start(engine_config(config), store, vec![native]).await?;
+    let outcome = in_engine(run, global, image, &engine, &mut signals).await;
+    engine.shutdown().await;
+    outcome
+}
+
+fn engine_config(config: &Config) -> EngineConfig {
+    let defaults = &config.defaults;
+    EngineConfig {
+        defaults: Defaults {
+            image: "host".to_owned(),
+            memory_mb: defaults.memory_mb,
+            vcpus: defaults.vcpus,
+            pids: defaults.pids,
+            ttl: LIFETIME,
+            provider: "native".to_owned(),
+        },
+        // What an operator allows the callers of a server does not bind whoever runs this as root.
+        limits: Limits::default(),
+        generation: 1,
+        ..EngineConfig::default()
+    }
+}
+
+async fn in_engine(
+    run: &Run,
+    global: &Global,
+    image: String,
+    engine: &Engine,
+    signals: &mut Signals,
+) -> Result<Finished> {
+    let request = CreateRequest {
+        image: Some(image),
+        memory_mb: run.memory,
+        vcpus: run.cpus,
+        ephemeral: true,
+        ..CreateRequest::default()
+    };
+    let sandbox = tokio::select! {
+        // A sandbox that is half made when a signal comes is ephemeral, and goes when the engine stops.
+        signal = signals.next() => return Err(interrupted(signal)),
+        created = engine.create(request) => created?,
+    };
+    let id = sandbox.id.to_string();
+    let outcome = in_sandbox(run, global, engine, &id, signals).await;
+    if let Err(error) = engine.destroy(&id).await {
+        output::note(format_args!("stacyvm: sandbox {id} is not removed yet: {}", error.message()));
+    }
+    outcome
+}
+
+async fn in_sandbox(
+    run: &Run,
+    global: &Global,
+    engine: &Engine,
+    id: &str,
+    signals: &mut Signals,
+) -> Result<Finished> {
+    let request = ExecRequest {
+        argv: run.command.clone(),
+        env: run.env.iter().cloned().collect(),
+        cwd: run.workdir.clone(),
+        user: run.user.clone(),
+        stdin: run.stdin(),
+        timeout: Some(run.timeout.and_then(|timeout| timeout.to_std()).unwrap_or(Duration::ZERO)),
+        ..ExecRequest::default()
+    };
+    let started = tokio::select! {
+        signal = signals.next() => return Err(interrupted(signal)),
+        started = Embedded::start(engine, id, request) => started,
+    };
+    let mut process = started.map_err(|failure| process::start_failure(failure, true))?;
+    run.follow(global, id, &mut process, signals).await
+}
+
+fn interrupted(signal: i32) -> Failure {
+    Failure::silent(u8::try_from(128 + signal).unwrap_or(code::OURS))
+}

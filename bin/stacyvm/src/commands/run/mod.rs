@@ -1,0 +1,132 @@
+//! `stacyvm run`: a sandbox for one command.
+
+mod embedded;
+mod served;
+
+use crate::{
+    cli::Global,
+    failure::{Failure, Result, code},
+    output, parse,
+    process::{self, Attached},
+    result::RunResult,
+    signals::Signals,
+    stdio::{self, Captured, Sink},
+};
+use clap::Args;
+use stacyvm_types::WireDuration;
+use std::{path::Path, time::Instant};
+
+/// Run a command in a sandbox of its own, which is destroyed afterwards
+///
+/// Needs no server: the sandbox is made by this program with the native runtime (Linux, root). With --server or
+/// STACYVM_SERVER it is made by that server. Standard input is passed on when it is a pipe or file, or with -i.
+///
+/// Without --image the sandbox shows this host's own programs, read-only, and nothing else of it.
+///
+/// Exit code: the command's, 128 + signal if a signal ended it, 124 if --timeout did, 125 if we failed, 126 if it cannot
+/// be executed, 127 if there is no such command. Ctrl-C interrupts the command; a second one kills it.
+///
+/// With --json, one object at the end and nothing else: {"id", "exit_code", "stdout", "stderr", "duration"}, and where
+/// they apply "signal", "timed_out", "oom_killed", "stdout_truncated", "stderr_truncated" (more than 16 MiB),
+/// "encoding": "base64" (the output is not UTF-8).
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stacyvm run -- python3 -c 'print(40+2)'
+  stacyvm run --timeout 30s --memory 512m --cpus 2 -- make -C /workspace
+  cat data.csv | stacyvm run -- sort -u
+  stacyvm run --image ./rootfs --env DEBUG=1 --workdir /srv -- ./start.sh
+  stacyvm run --json -- uname -a")]
+pub(crate) struct Run {
+    /// What the root filesystem comes from: host, a directory, or what the server's provider offers
+    #[arg(long, value_name = "IMAGE", default_value = "host")]
+    image: String,
+    /// Variable for the command: NAME=VALUE, or NAME for the value it has here
+    #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = parse::variable)]
+    env: Vec<(String, String)>,
+    /// Working directory [default: /workspace]
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// Memory limit: a number of MiB, or 512m, 2g
+    #[arg(long, value_name = "SIZE", value_parser = parse::memory)]
+    memory: Option<i64>,
+    /// Processor limit
+    #[arg(long, visible_alias = "vcpus", value_name = "N", value_parser = parse::processors)]
+    cpus: Option<i64>,
+    /// Kill the command and everything it started after this time [default: never]
+    #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
+    timeout: Option<WireDuration>,
+    /// User to run as
+    #[arg(short, long, value_name = "USER")]
+    user: Option<String>,
+    /// Pass our standard input to the command, also from a terminal
+    #[arg(short, long)]
+    interactive: bool,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+impl Run {
+    pub(crate) fn execute(&self, global: &Global) -> Result<u8> {
+        let outcome = match global.named_server() {
+            Some(_) => crate::block_on(served::run(self, global)),
+            None => embedded::run(self, global),
+        };
+        // What is not about the command is about us.
+        outcome.map_err(|failure| if matches!(failure.code, 1 | 2) { failure.exit(code::OURS) } else { failure })
+    }
+
+    fn stdin(&self) -> bool {
+        self.interactive || stdio::stdin_is_piped()
+    }
+
+    /// The image; a path that is relative to us is made absolute, as a runtime has a directory of its own.
+    fn image(&self) -> Result<String> {
+        if !self.image.starts_with("./") && !self.image.starts_with("../") && self.image != "." {
+            return Ok(self.image.clone());
+        }
+        let path = Path::new(&self.image).canonicalize();
+        let path = path.map_err(|e| Failure::new(format!("image {}: {e}", self.image), "name a directory that exists"))?;
+        path.into_os_string()
+            .into_string()
+            .map_err(|path| Failure::new(format!("image {} is not a name in UTF-8", path.display()), ""))
+    }
+
+    /// Follows the started command to its end.
+    async fn follow(
+        &self,
+        global: &Global,
+        sandbox: &str,
+        process: &mut impl Attached,
+        signals: &mut Signals,
+    ) -> Result<Finished> {
+        let started = Instant::now();
+        let stdin = self.stdin().then(stdio::read_stdin);
+        let mut sink = if global.json { Sink::Memory(Captured::default()) } else { Sink::Streams };
+        let exit = process::drive(process, stdin, signals, &mut sink).await?;
+        let code = process::exit_code(&exit)?;
+        let json = match sink {
+            Sink::Memory(captured) => Some(RunResult::new(sandbox, code, &exit, captured, started.elapsed())),
+            Sink::Streams => {
+                process::explain(&exit);
+                None
+            }
+        };
+        Ok(Finished { code, json })
+    }
+}
+
+/// A command that ended; what is left to do is to take its sandbox away and to say so.
+struct Finished {
+    code: u8,
+    json: Option<RunResult>,
+}
+
+impl Finished {
+    fn report(self) -> Result<u8> {
+        if let Some(json) = &self.json {
+            output::json(json)?;
+        }
+        Ok(self.code)
+    }
+}

@@ -1,0 +1,199 @@
+//! One process in a sandbox, driven from a command line: its output to our streams, our stdin to it, signals through, and
+//! its end as our exit code. Whether the engine is in this program or behind the API makes no difference here.
+
+mod embedded;
+mod remote;
+
+pub(crate) use embedded::Embedded;
+pub(crate) use remote::Remote;
+
+use crate::{
+    failure::{Failure, Result, code},
+    output,
+    signals::{INT, KILL, Signals},
+    stdio::Sink,
+};
+use bytes::{Buf, Bytes};
+use stacyvm_client::Output;
+use stacyvm_types::{ExitRecord, StdinAck};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Pause after a write of stdin of which nothing was taken.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Time for a process to be reported dead after it was killed.
+const DEATH: Duration = Duration::from_secs(15);
+
+/// A started process, as an attachment to its output.
+pub(crate) trait Attached {
+    /// What can be done to it besides.
+    type Control: Control;
+
+    /// A handle for signals and stdin.
+    fn control(&self) -> Self::Control;
+
+    /// The next output, or its end. Dropping the future loses nothing.
+    async fn next(&mut self) -> Result<Output>;
+}
+
+/// A handle to a started process.
+pub(crate) trait Control: Clone + Send + Sync + 'static {
+    /// Sends a signal to it and its descendants.
+    fn signal(&self, signal: i32) -> impl Future<Output = Result<()>> + Send;
+
+    /// Writes at an absolute position of its stdin.
+    fn write_stdin(&self, offset: u64, data: Bytes, eof: bool) -> impl Future<Output = Result<StdinAck>> + Send;
+}
+
+/// Follows a process to its end.
+///
+/// The first SIGINT, SIGTERM or SIGHUP is passed on, the second one kills, the third one gives up. When our own output
+/// cannot be written, the process is killed.
+///
+/// # Errors
+/// The process cannot be followed, or output cannot be written.
+pub(crate) async fn drive<A: Attached>(
+    process: &mut A,
+    stdin: Option<mpsc::Receiver<Bytes>>,
+    signals: &mut Signals,
+    sink: &mut Sink,
+) -> Result<ExitRecord> {
+    let control = process.control();
+    let pump = stdin.map(|stdin| tokio::spawn(pump(control.clone(), stdin)));
+    let outcome = follow(process, &control, signals, sink).await;
+    if let Some(pump) = pump {
+        pump.abort();
+    }
+    outcome
+}
+
+async fn follow<A: Attached>(
+    process: &mut A,
+    control: &A::Control,
+    signals: &mut Signals,
+    sink: &mut Sink,
+) -> Result<ExitRecord> {
+    let mut received = 0;
+    loop {
+        let output = tokio::select! {
+            output = process.next() => output?,
+            signal = signals.next() => {
+                received += 1;
+                pass_on(control, signal, received)?;
+                continue;
+            }
+        };
+        match output {
+            Output::Exit(exit) => return Ok(exit),
+            Output::Gap { length } => output::note(format_args!("stacyvm: {length} bytes of output are lost")),
+            Output::Data { stream, data } => {
+                let mut write = std::pin::pin!(sink.write(stream, data));
+                let written = loop {
+                    tokio::select! {
+                        written = &mut write => break written,
+                        signal = signals.next() => {
+                            received += 1;
+                            pass_on(control, signal, received)?;
+                        }
+                    }
+                };
+                if let Err(error) = written {
+                    let _ = tokio::time::timeout(DEATH, control.signal(KILL)).await;
+                    return Err(Failure::from(error).exit(code::OURS));
+                }
+            }
+        }
+    }
+}
+
+/// Passes a signal on in the background: whoever does not answer must not keep us from hearing the next one.
+fn pass_on(control: &impl Control, signal: i32, received: u32) -> Result<()> {
+    if received > 2 {
+        let code = u8::try_from(128 + signal).unwrap_or(code::OURS);
+        return Err(Failure::new("given up on the third signal", "").exit(code));
+    }
+    let control = control.clone();
+    let passed = if received == 1 { signal } else { KILL };
+    if received == 1 && signal == INT {
+        output::note("stacyvm: interrupting the command; once more to kill it");
+    }
+    tokio::spawn(async move {
+        if let Err(failure) = control.signal(passed).await {
+            output::note(format_args!("stacyvm: signal {passed} was not delivered: {}", failure.what));
+        }
+    });
+    Ok(())
+}
+
+/// Feeds stdin, every byte once, until it ends or nobody wants it.
+async fn pump(control: impl Control, mut stdin: mpsc::Receiver<Bytes>) {
+    let mut offset = 0;
+    loop {
+        let piece = stdin.recv().await;
+        let eof = piece.is_none();
+        let mut rest = piece.unwrap_or_default();
+        loop {
+            let length = rest.len() as u64;
+            match control.write_stdin(offset, rest.clone(), eof).await {
+                Ok(StdinAck { closed: true, .. }) => return,
+                Ok(ack) => {
+                    let taken = ack.accepted.saturating_sub(offset).min(length);
+                    rest.advance(usize::try_from(taken).unwrap_or(0));
+                    offset += taken;
+                    if taken < length && taken == 0 {
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
+                Err(failure) => {
+                    // A process that has ended is the usual reason, and its exit says more.
+                    tracing::debug!(failure = failure.what, "stdin was not delivered");
+                    return;
+                }
+            }
+            if rest.is_empty() {
+                break;
+            }
+        }
+        if eof {
+            return;
+        }
+    }
+}
+
+/// The exit code that stands for an end.
+pub(crate) fn exit_code(exit: &ExitRecord) -> Result<u8> {
+    if exit.timed_out {
+        return Ok(code::TIMED_OUT);
+    }
+    match exit.exit_code {
+        // Exit codes are bytes everywhere that our agent runs.
+        Some(exit_code) => Ok(u8::try_from(exit_code & 0xff).unwrap_or(code::OURS)),
+        None => {
+            let reason = if exit.reason.is_empty() { "its status was lost" } else { &exit.reason };
+            Err(Failure::new(format!("how the command ended is not known: {reason}"), "").exit(code::OURS))
+        }
+    }
+}
+
+/// Says on standard error what an exit code alone does not.
+pub(crate) fn explain(exit: &ExitRecord) {
+    if exit.timed_out {
+        output::note("stacyvm: killed at its deadline");
+    } else if exit.oom_killed {
+        output::note("stacyvm: killed for want of memory; --memory gives more");
+    }
+}
+
+/// The failure of a start: the command is not there, or cannot be executed, or it is about us.
+pub(crate) fn start_failure(failure: Failure, sandbox_exists: bool) -> Failure {
+    use stacyvm_types::ErrorCode;
+    match failure.kind {
+        Some(ErrorCode::NotFound) if sandbox_exists => failure.exit(code::NOT_FOUND),
+        Some(ErrorCode::BadRequest) => failure.exit(code::NOT_EXECUTABLE),
+        _ => failure.exit(code::OURS),
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

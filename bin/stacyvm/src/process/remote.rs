@@ -1,0 +1,81 @@
+//! A process behind the API. It survives lost connections and restarts of the server, and so does this attachment.
+
+use super::{Attached, Control};
+use crate::failure::Result;
+use bytes::Bytes;
+use stacyvm_client::{Attachment, Client, Error, Output};
+use stacyvm_types::{Process, StartProcess, StdinAck};
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// How long a server that is gone is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A process in a sandbox of a server.
+#[derive(Debug)]
+pub(crate) struct Remote {
+    attachment: Attachment,
+    control: RemoteControl,
+}
+
+/// A handle to it.
+#[derive(Debug, Clone)]
+pub(crate) struct RemoteControl {
+    client: Client,
+    sandbox: Arc<str>,
+    process: Arc<str>,
+}
+
+impl Remote {
+    /// Starts a process under an id of ours, so that asking twice starts it once.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub(crate) async fn start(client: &Client, sandbox: &str, mut spec: StartProcess) -> Result<Self, Error> {
+        spec.id = Some(format!("p-{:016x}", uuid::Uuid::new_v4().as_u64_pair().0));
+        let Process { id, .. } = retry(false, || client.start_process(sandbox, &spec)).await?;
+        let control = RemoteControl { client: client.clone(), sandbox: sandbox.into(), process: id.as_str().into() };
+        Ok(Self { attachment: client.attach(sandbox, &id, 0, PATIENCE), control })
+    }
+}
+
+impl Attached for Remote {
+    type Control = RemoteControl;
+
+    fn control(&self) -> RemoteControl {
+        self.control.clone()
+    }
+
+    async fn next(&mut self) -> Result<Output> {
+        Ok(self.attachment.next().await?)
+    }
+}
+
+impl Control for RemoteControl {
+    async fn signal(&self, signal: i32) -> Result<()> {
+        retry(true, || self.client.signal(&self.sandbox, &self.process, signal, true)).await?;
+        Ok(())
+    }
+
+    async fn write_stdin(&self, offset: u64, data: Bytes, eof: bool) -> Result<StdinAck> {
+        let write = || self.client.write_stdin(&self.sandbox, &self.process, offset, data.clone(), eof);
+        Ok(retry(true, write).await?)
+    }
+}
+
+/// Repeats a call that may be repeated while the server is away. A server that was not `reached` before and cannot be
+/// reached now was never there.
+async fn retry<T, F: Future<Output = Result<T, Error>>>(mut reached: bool, call: impl Fn() -> F) -> Result<T, Error> {
+    let started = Instant::now();
+    loop {
+        let error = match call().await {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        reached |= !matches!(error, Error::Connect { .. });
+        if !error.is_transient() || !reached || started.elapsed() >= PATIENCE {
+            return Err(error);
+        }
+        tokio::time::sleep((started.elapsed() / 4).clamp(Duration::from_millis(50), Duration::from_secs(2))).await;
+    }
+}

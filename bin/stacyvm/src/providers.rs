@@ -1,0 +1,117 @@
+//! Providers from configuration.
+
+use crate::{
+    failure::{Failure, Result},
+    lock::Lock,
+};
+use stacyvm_config::Config;
+use stacyvm_provider::{Provider, mock::MockProvider};
+use stacyvm_provider_native::{NativeConfig, NativeProvider, SpawnerCommand};
+use std::{
+    ffi::OsString,
+    io::Read,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+/// First argument of the native runtime's spawner, which is this program.
+pub(crate) const SPAWNER: &str = "internal-spawner";
+
+/// Largest agent that can be configured.
+const AGENT_BYTES: u64 = 64 << 20;
+/// Time for a provider to say whether it works; the contract allows it 5 s.
+const LOOK: Duration = Duration::from_secs(6);
+
+/// The guest agent: the built-in one, or the one that is configured, for as long as this process lives.
+pub(crate) fn agent(path: Option<&Path>) -> Result<&'static [u8]> {
+    let Some(path) = path else { return Ok(stacyvm_guest_binaries::AGENT) };
+    let failed = |what: String| {
+        Failure::new(format!("agent_path {}: {what}", path.display()), "name a stacyvm-agent, or remove agent_path")
+    };
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(AGENT_BYTES + 1).read_to_end(&mut bytes));
+    read.map_err(|e| failed(e.to_string()))?;
+    if bytes.len() as u64 > AGENT_BYTES || !bytes.starts_with(b"\x7fELF") {
+        return Err(failed("not a program".to_owned()));
+    }
+    Ok(Box::leak(bytes.into_boxed_slice()))
+}
+
+/// The native provider of a data directory.
+///
+/// `after`: argument for the spawner, a directory that it removes once it has cleaned up behind us.
+pub(crate) fn native(
+    data_dir: &Path,
+    installation_id: &str,
+    generation: u64,
+    agent: &'static [u8],
+    lock: &Lock,
+    after: Option<&Path>,
+) -> Result<NativeProvider> {
+    let mut args = vec![OsString::from(SPAWNER)];
+    args.extend(after.map(|directory| directory.as_os_str().to_owned()));
+    let lock = lock.handle().map_err(|e| Failure::new(format!("cannot share the lock: {e}"), ""))?;
+    let config = NativeConfig {
+        data_dir: data_dir.to_owned(),
+        installation_id: installation_id.to_owned(),
+        generation,
+        spawner: SpawnerCommand { program: "/proc/self/exe".into(), args },
+        agent,
+        lock: Some(lock),
+    };
+    Ok(NativeProvider::start(config)?)
+}
+
+/// Every provider that is enabled, in the order in which `auto` tries them.
+pub(crate) fn enabled(
+    config: &Config,
+    installation_id: &str,
+    generation: u64,
+    lock: &Lock,
+) -> Result<Vec<Arc<dyn Provider>>> {
+    let agent = agent(config.agent_path.as_deref())?;
+    let mut providers: Vec<Arc<dyn Provider>> = Vec::new();
+    if config.providers.native {
+        providers.push(Arc::new(native(&config.data_dir, installation_id, generation, agent, lock, None)?));
+    }
+    if config.providers.mock {
+        let directory = config.data_dir.join("mock");
+        let mock = MockProvider::open(&directory, installation_id, generation, agent).map_err(|e| {
+            Failure::new(format!("the mock provider cannot use {}: {e}", directory.display()), "")
+        })?;
+        providers.push(Arc::new(mock));
+    }
+    Ok(providers)
+}
+
+/// The provider of sandboxes that name none. `auto` is the first that is healthy, or the first if none is: the server
+/// starts all the same, and says what is wrong when asked.
+pub(crate) async fn default(configured: &str, providers: &[Arc<dyn Provider>]) -> String {
+    if configured != "auto" {
+        return configured.to_owned();
+    }
+    for provider in providers {
+        if tokio::time::timeout(LOOK, provider.health()).await.is_ok_and(|health| health.healthy) {
+            return provider.name().to_owned();
+        }
+    }
+    providers.first().map(|provider| provider.name().to_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_must_be_a_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent");
+        std::fs::write(&path, "#!/bin/sh\n").unwrap();
+        assert!(agent(Some(&path)).unwrap_err().what.ends_with("not a program"));
+        std::fs::write(&path, b"\x7fELF\x02").unwrap();
+        assert_eq!(agent(Some(&path)).unwrap(), b"\x7fELF\x02");
+        assert!(agent(Some(&dir.path().join("none"))).is_err());
+        assert!(agent(None).unwrap().starts_with(b"\x7fELF"));
+    }
+}

@@ -1,0 +1,372 @@
+//! Output of a process as lines of JSON, in the two formats of the contract. A stream that cannot go on never looks as if
+//! it had ended well: `full` streams say why in their last record, `simple` ones have no word for it and are cut.
+
+use crate::{error::ApiError, exec_guard::KillGuard, text::Utf8Decoder, wire};
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use http::header;
+use serde::Serialize;
+use stacyvm_provider::{OutputEvent, OutputStream, ProcessInfo, StdStream};
+use stacyvm_types::{Encoding, OutputChunk, StreamChunk, StreamName, StreamRecord};
+use std::{collections::VecDeque, io, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+/// What the lines look like.
+pub(crate) enum Format {
+    /// `{"stream","data"}`.
+    Simple {
+        /// How `data` is spelt.
+        encoding: Encoding,
+        /// Named when the deadline kills the command.
+        sandbox: String,
+    },
+    /// [`StreamRecord`]s.
+    Full {
+        /// Named in the first record.
+        process: String,
+        /// Longest silence.
+        heartbeat: Duration,
+    },
+}
+
+/// Streams `output`. The guard's process is killed if the client goes away before the end.
+pub(crate) fn response(
+    output: OutputStream,
+    format: Format,
+    guard: Option<KillGuard>,
+    stop: CancellationToken,
+) -> Response {
+    let mut lines =
+        Lines { lines: VecDeque::new(), format, text: Default::default(), gaps: false, ending: None };
+    if let Format::Full { process, .. } = &lines.format {
+        let record = StreamRecord::Start { process_id: process.clone() };
+        lines.push(&record);
+    }
+    let body = stream::unfold(Pump { output, lines, guard, stop }, |mut pump| async move {
+        let line = pump.next().await?;
+        Some((line, pump))
+    });
+    let headers = [(header::CONTENT_TYPE, "application/x-ndjson"), (header::CACHE_CONTROL, "no-cache")];
+    (headers, Body::from_stream(body)).into_response()
+}
+
+struct Pump {
+    output: OutputStream,
+    lines: Lines,
+    guard: Option<KillGuard>,
+    stop: CancellationToken,
+}
+
+impl Pump {
+    async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        loop {
+            if let Some(line) = self.lines.lines.pop_front() {
+                return Some(Ok(line));
+            }
+            match self.lines.ending.take() {
+                Some(Ending::Well) => {
+                    self.lines.ending = Some(Ending::Well);
+                    return None;
+                }
+                Some(Ending::Cut) => {
+                    self.lines.ending = Some(Ending::Well);
+                    return Some(Err(io::Error::other("the output stream was cut")));
+                }
+                None => {}
+            }
+            let heartbeat = match self.lines.format {
+                Format::Full { heartbeat, .. } => heartbeat,
+                Format::Simple { .. } => Duration::MAX,
+            };
+            tokio::select! {
+                biased;
+                event = self.output.next() => self.take(event),
+                () = self.stop.cancelled() => {
+                    self.lines.broken(&ApiError::unavailable("the server is stopping; attach again at the next offset"));
+                }
+                () = tokio::time::sleep(heartbeat), if heartbeat != Duration::MAX => {
+                    self.lines.push(&StreamRecord::Heartbeat);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, event: Option<stacyvm_provider::Result<OutputEvent>>) {
+        match event {
+            Some(Ok(OutputEvent::Chunk { stream, offset, data })) => self.lines.chunk(stream, offset, &data),
+            Some(Ok(OutputEvent::Gap { offset, length })) => self.lines.gap(offset, length),
+            Some(Ok(OutputEvent::Exit(info))) => {
+                self.lines.exit(&info);
+                self.disarm();
+            }
+            Some(Err(error)) => {
+                self.lines.broken(&ApiError::from(error));
+                // A reader of full records knows the process and where it stopped: it can attach again.
+                if matches!(self.lines.format, Format::Full { .. }) {
+                    self.disarm();
+                }
+            }
+            // Without following, the end of what is there.
+            None => {
+                self.lines.ending = Some(Ending::Well);
+                self.disarm();
+            }
+        }
+    }
+
+    fn disarm(&mut self) {
+        if let Some(guard) = self.guard.take() {
+            guard.disarm();
+        }
+    }
+}
+
+enum Ending {
+    Well,
+    Cut,
+}
+
+/// Lines that wait to be sent, and what is needed to make the next ones.
+struct Lines {
+    lines: VecDeque<Bytes>,
+    format: Format,
+    text: [Utf8Decoder; 2],
+    gaps: bool,
+    ending: Option<Ending>,
+}
+
+impl Lines {
+    fn push<T: Serialize>(&mut self, record: &T) {
+        match serde_json::to_vec(record) {
+            Ok(mut line) => {
+                line.push(b'\n');
+                self.lines.push_back(line.into());
+            }
+            Err(error) => {
+                tracing::error!(%error, "an output record could not be written as JSON");
+                self.ending = Some(Ending::Cut);
+            }
+        }
+    }
+
+    fn chunk(&mut self, stream: StdStream, offset: u64, data: &[u8]) {
+        match self.format {
+            Format::Full { .. } => {
+                let chunk = OutputChunk { offset, data: STANDARD.encode(data) };
+                self.push(&match stream {
+                    StdStream::Stdout => StreamRecord::Stdout(chunk),
+                    StdStream::Stderr => StreamRecord::Stderr(chunk),
+                });
+            }
+            Format::Simple { encoding: Encoding::Base64, .. } => self.say(stream, STANDARD.encode(data)),
+            Format::Simple { encoding: Encoding::Utf8, .. } => {
+                let text = self.text[index(stream)].push(data);
+                self.say(stream, text);
+            }
+        }
+    }
+
+    fn say(&mut self, stream: StdStream, data: String) {
+        if !data.is_empty() {
+            let stream = match stream {
+                StdStream::Stdout => StreamName::Stdout,
+                StdStream::Stderr => StreamName::Stderr,
+            };
+            self.push(&StreamChunk { stream, data });
+        }
+    }
+
+    fn gap(&mut self, offset: u64, length: u64) {
+        self.gaps = true;
+        match self.format {
+            Format::Full { .. } => self.push(&StreamRecord::Gap { offset, length }),
+            Format::Simple { .. } => self.notice(&format!("{length} bytes of output were lost here")),
+        }
+    }
+
+    fn exit(&mut self, info: &ProcessInfo) {
+        match &self.format {
+            Format::Full { .. } => self.push(&StreamRecord::Exit(wire::exit(info, self.gaps))),
+            Format::Simple { sandbox, .. } => {
+                let timeout = format!("exec timeout: {sandbox}");
+                for stream in [StdStream::Stdout, StdStream::Stderr] {
+                    let text = self.text[index(stream)].finish();
+                    self.say(stream, text);
+                }
+                if info.timed_out {
+                    self.notice(&timeout);
+                }
+            }
+        }
+        self.ending.get_or_insert(Ending::Well);
+    }
+
+    /// A sentence of ours among the output of the command.
+    fn notice(&mut self, text: &str) {
+        let data = match self.format {
+            Format::Simple { encoding: Encoding::Base64, .. } => STANDARD.encode(text),
+            _ => text.to_owned(),
+        };
+        self.say(StdStream::Stderr, data);
+    }
+
+    fn broken(&mut self, error: &ApiError) {
+        match self.format {
+            Format::Full { .. } => {
+                self.push(&StreamRecord::Error(error.body()));
+                self.ending.get_or_insert(Ending::Well);
+            }
+            Format::Simple { .. } => self.ending = Some(Ending::Cut),
+        }
+    }
+}
+
+fn index(stream: StdStream) -> usize {
+    match stream {
+        StdStream::Stdout => 0,
+        StdStream::Stderr => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+    use proptest::prelude::*;
+    use stacyvm_provider::{Error, Outcome};
+    use std::time::SystemTime;
+
+    fn ended(timed_out: bool) -> OutputEvent {
+        OutputEvent::Exit(Box::new(ProcessInfo {
+            id: "p-1".into(),
+            pid: 2,
+            argv: vec![],
+            cwd: "/".into(),
+            user: "sandbox".into(),
+            tag: String::new(),
+            started: SystemTime::UNIX_EPOCH,
+            ended: Some(SystemTime::UNIX_EPOCH),
+            outcome: Some(if timed_out { Outcome::Signaled(9) } else { Outcome::Exited(3) }),
+            timed_out,
+            oom_killed: false,
+            output_start: 0,
+            output_end: 0,
+            output_open: false,
+            stdin_open: false,
+            stdin_offset: 0,
+        }))
+    }
+
+    fn chunk(stream: StdStream, offset: u64, data: &'static [u8]) -> OutputEvent {
+        OutputEvent::Chunk { stream, offset, data: Bytes::from_static(data) }
+    }
+
+    fn simple(encoding: Encoding) -> Format {
+        Format::Simple { encoding, sandbox: "sb-1".into() }
+    }
+
+    fn full() -> Format {
+        Format::Full { process: "p-1".into(), heartbeat: Duration::from_secs(15) }
+    }
+
+    /// The lines, and whether the stream was cut.
+    async fn lines(
+        events: Vec<stacyvm_provider::Result<OutputEvent>>,
+        format: Format,
+    ) -> (Vec<String>, bool) {
+        let response = response(stream::iter(events).boxed(), format, None, CancellationToken::new());
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/x-ndjson");
+        let (mut body, mut text, mut cut) = (response.into_body(), String::new(), false);
+        while let Some(frame) = body.frame().await {
+            match frame {
+                Ok(frame) => text += std::str::from_utf8(&frame.into_data().unwrap()).unwrap(),
+                Err(_) => cut = true,
+            }
+        }
+        (text.lines().map(str::to_owned).collect(), cut)
+    }
+
+    #[tokio::test]
+    async fn simple_lines_have_two_keys_and_no_last_word() {
+        let events = vec![
+            Ok(chunk(StdStream::Stdout, 0, b"a\n")),
+            Ok(chunk(StdStream::Stderr, 2, b"<b>")),
+            Ok(ended(false)),
+        ];
+        let expected = [r#"{"stream":"stdout","data":"a\n"}"#, r#"{"stream":"stderr","data":"<b>"}"#];
+        assert_eq!(lines(events, simple(Encoding::Utf8)).await, (expected.map(String::from).to_vec(), false));
+    }
+
+    #[tokio::test]
+    async fn a_deadline_is_said_on_stderr() {
+        let (got, cut) = lines(vec![Ok(ended(true))], simple(Encoding::Utf8)).await;
+        assert_eq!(
+            (got, cut),
+            (vec![r#"{"stream":"stderr","data":"exec timeout: sb-1"}"#.to_owned()], false)
+        );
+    }
+
+    #[tokio::test]
+    async fn full_records_carry_offsets_gaps_and_the_exit() {
+        let events = vec![
+            Ok(OutputEvent::Gap { offset: 0, length: 5 }),
+            Ok(chunk(StdStream::Stdout, 5, b"\xff\x00")),
+            Ok(ended(false)),
+        ];
+        let expected = [
+            r#"{"stream":"start","process_id":"p-1"}"#,
+            r#"{"stream":"gap","offset":0,"length":5}"#,
+            r#"{"stream":"stdout","offset":5,"data":"/wA="}"#,
+            r#"{"stream":"exit","exit_code":3,"truncated":true}"#,
+        ];
+        assert_eq!(lines(events, full()).await, (expected.map(String::from).to_vec(), false));
+    }
+
+    #[tokio::test]
+    async fn a_broken_stream_is_cut_or_says_so() {
+        let events =
+            || vec![Ok(chunk(StdStream::Stdout, 0, b"a")), Err(Error::unavailable("the guest is gone"))];
+        let (got, cut) = lines(events(), simple(Encoding::Utf8)).await;
+        assert_eq!((got.len(), cut), (1, true));
+        let (got, cut) = lines(events(), full()).await;
+        assert!(!cut);
+        assert_eq!(got[2], r#"{"stream":"error","code":"UNAVAILABLE","message":"the guest is gone"}"#);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_filled_and_a_stopping_server_says_so() {
+        let stop = CancellationToken::new();
+        let response = response(stream::pending().boxed(), full(), None, stop.clone());
+        let mut body = response.into_body();
+        let mut line = async || {
+            let frame = body.frame().await.unwrap().unwrap();
+            String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap()
+        };
+        assert!(line().await.contains("start"));
+        assert_eq!(line().await, "{\"stream\":\"heartbeat\"}\n");
+        stop.cancel();
+        assert!(line().await.contains("UNAVAILABLE"));
+    }
+
+    proptest! {
+        #[test]
+        fn text_survives_any_cut(text in "\\PC{0,60}", size in 1..7usize) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            let mut events = Vec::new();
+            for (i, piece) in text.as_bytes().chunks(size).enumerate() {
+                let data = Bytes::copy_from_slice(piece);
+                events.push(Ok(OutputEvent::Chunk { stream: StdStream::Stdout, offset: (i * size) as u64, data }));
+            }
+            events.push(Ok(ended(false)));
+            let (lines, _) = runtime.block_on(lines(events, simple(Encoding::Utf8)));
+            let data: String =
+                lines.iter().map(|line| serde_json::from_str::<StreamChunk>(line).unwrap().data).collect();
+            prop_assert_eq!(data, text);
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The routes as clients see them, through the whole router.
+
+mod access;
+mod exec;
+mod files;
+mod processes;
+mod sandboxes;
+mod system;

@@ -1,0 +1,169 @@
+//! Connections: bounded in number, in the time that a request head may take, and in the time that a stop may take.
+
+use crate::stop::Stop;
+use axum::{Router, body::Body};
+use http::Request;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+};
+use std::{convert::Infallible, future::Future, io, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+/// Connections at once; more wait to be accepted.
+const CONNECTIONS: usize = 4096;
+/// Longest time between the connection (or the previous answer) and the end of a request head.
+const HEAD: Duration = Duration::from_secs(60);
+/// Longest time that requests get to end once the server stops.
+const GRACE: Duration = Duration::from_secs(10);
+/// Pause after a failure to accept that is likely to last, such as too many open files.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves `router` on `listener` until `shutdown` is ready.
+///
+/// Then nothing is accepted any more, open streams are told to end, and requests under way have 10 s; what is left is
+/// dropped. Commands and sandboxes are not touched by any of this.
+///
+/// # Errors
+/// None at present: failures to accept are logged and tried again.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    shutdown: impl Future<Output = ()> + Send,
+) -> io::Result<()> {
+    let stop = CancellationToken::new();
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        while connections.try_join_next().is_some() {}
+        let accepted = async {
+            let permit = Arc::clone(&room).acquire_owned().await;
+            (listener.accept().await, permit)
+        };
+        let (accepted, permit) = tokio::select! {
+            () = &mut shutdown => break,
+            accepted = accepted => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let connection = graceful.watch(connection(stream, router.clone(), stop.clone()));
+        connections.spawn(async move {
+            let _permit = permit;
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended with an error");
+            }
+        });
+    }
+    drop(listener);
+    stop.cancel();
+    if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
+        tracing::warn!("requests that did not end in {} s were dropped", GRACE.as_secs());
+    }
+    connections.shutdown().await;
+    Ok(())
+}
+
+fn connection(
+    stream: TcpStream,
+    router: Router,
+    stop: CancellationToken,
+) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send {
+    // A stream of small records must not wait for the network to collect more.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(Stop(stop.clone()));
+        let router = router.clone();
+        async move { router.oneshot(request).await.map_err(|never: Infallible| never) }
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .serve_connection(TokioIo::new(stream), service)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use bytes::Bytes;
+    use futures::{StreamExt, stream};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// A server whose `/endless` is a stream that ends when told to stop, if it `listens`.
+    async fn server(
+        listens: bool,
+    ) -> (std::net::SocketAddr, CancellationToken, tokio::task::JoinHandle<io::Result<()>>) {
+        let endless = move |request: axum::extract::Request| async move {
+            let Stop(stop) = request.extensions().get::<Stop>().unwrap().clone();
+            let stop = if listens { stop } else { CancellationToken::new() };
+            let ticks = stream::once(async { Ok::<_, Infallible>(Bytes::from_static(b"tick")) })
+                .chain(stream::pending())
+                .take_until(stop.cancelled_owned());
+            Body::from_stream(ticks)
+        };
+        let router = Router::new().route("/", get(|| async { "hello" })).route("/endless", get(endless));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let task = tokio::spawn(serve(listener, router, stop.clone().cancelled_owned()));
+        (address, stop, task)
+    }
+
+    async fn ask(address: std::net::SocketAddr, path: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+        stream
+    }
+
+    /// Reads until `end` is seen.
+    async fn until(stream: &mut TcpStream, end: &str) -> String {
+        let mut text = String::new();
+        let mut buffer = [0; 1024];
+        while !text.contains(end) {
+            let n = stream.read(&mut buffer).await.unwrap();
+            assert!(n > 0, "{text}");
+            text += std::str::from_utf8(&buffer[..n]).unwrap();
+        }
+        text
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_streams_and_idle_connections() {
+        let (address, stop, task) = server(true).await;
+        let mut idle = ask(address, "/").await;
+        until(&mut idle, "hello").await;
+        let mut streaming = ask(address, "/endless").await;
+        until(&mut streaming, "tick").await;
+        stop.cancel();
+        until(&mut streaming, "0\r\n\r\n").await;
+        assert_eq!(idle.read(&mut [0]).await.unwrap(), 0);
+        task.await.unwrap().unwrap();
+        assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_does_not_end_is_dropped_in_bounded_time() {
+        let (address, stop, task) = server(false).await;
+        let mut streaming = ask(address, "/endless").await;
+        until(&mut streaming, "tick").await;
+        tokio::time::pause();
+        stop.cancel();
+        task.await.unwrap().unwrap();
+        assert_eq!(streaming.read(&mut [0]).await.unwrap_or(0), 0);
+    }
+}

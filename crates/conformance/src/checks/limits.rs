@@ -1,0 +1,132 @@
+//! Limits that a runtime offers hold, and reaching one leaves the sandbox usable.
+
+use super::signals::ready;
+use crate::{
+    check::{During, Failure, Verdict, checks, ensure},
+    context::{Context, Sandbox},
+};
+use futures::{StreamExt, future::join_all};
+use stacyvm_provider::{ErrorKind, Outcome, ProcessInfo, SandboxSpec};
+use std::time::{Duration, Instant};
+
+checks! {
+    "limits.memory" "a process that takes more memory than the sandbox has is ended, and said to be" [MemoryLimit] 20 memory;
+    "limits.memory_together" "processes that together take more memory than the sandbox has do not get it" [MemoryLimit] 20 memory_together;
+    "limits.memory_survived" "a sandbox that ran out of memory answers and works on" [MemoryLimit] 30 memory_survived;
+    "limits.pids" "no more processes than the limit can be made, and the sandbox answers when it is reached" [PidsLimit] 20 pids;
+    "limits.pids_start" "start is ResourceLimit while there is no room for another process, and works again behind that" [PidsLimit] 20 pids_start;
+    "limits.cpu" "busy processes get no more processor time than the sandbox has processors" [CpuLimit] 20 cpu;
+}
+
+const MEMORY_MB: u32 = 64;
+const PIDS: u32 = 24;
+
+async fn small(cx: &Context) -> Verdict<Sandbox> {
+    cx.sandbox_with(SandboxSpec { memory_mb: MEMORY_MB, pids: PIDS, ..cx.spec() }).await
+}
+
+/// The last number of MiB that `probe alloc` says it has.
+fn allocated(output: &str) -> u32 {
+    output.lines().last().and_then(|line| line.parse().ok()).unwrap_or_default()
+}
+
+async fn memory(cx: Context) -> Verdict {
+    let sandbox = small(&cx).await?;
+    let done = sandbox.probe(&["alloc", &(MEMORY_MB * 3).to_string(), "0"]).await?;
+    let got = allocated(&done.text());
+    ensure!(got <= MEMORY_MB, "{got} MiB were taken, the limit is {MEMORY_MB}");
+    ensure!(done.info.outcome == Some(Outcome::Signaled(9)), "it ended with {:?}", done.info.outcome);
+    ensure!(done.info.oom_killed, "nothing says that memory was the reason: {:?}", done.info);
+    Ok(())
+}
+
+async fn memory_together(cx: Context) -> Verdict {
+    let sandbox = small(&cx).await?;
+    let share = (MEMORY_MB * 2 / 3).to_string();
+    let spec = || sandbox.probe_spec(&["alloc", &share, "1500"]);
+    let specs = [spec(), spec(), spec()];
+    let runs = join_all(specs.iter().map(|spec| sandbox.run(spec))).await;
+    let runs: Vec<_> = runs.into_iter().collect::<Verdict<_>>()?;
+    let whole = runs.iter().filter(|done| done.info.outcome == Some(Outcome::Exited(0))).count();
+    ensure!(whole <= 1, "{whole} processes got {share} MiB each at once, the limit is {MEMORY_MB}");
+    Ok(())
+}
+
+async fn memory_survived(cx: Context) -> Verdict {
+    let sandbox = small(&cx).await?;
+    sandbox.write("/workspace/before", b"before").await?;
+    for _ in 0..3 {
+        sandbox.probe(&["alloc", &(MEMORY_MB * 2).to_string(), "0"]).await?;
+        cx.prompt("ping", sandbox.guest.ping()).await?.during("ping")?;
+    }
+    let done = sandbox.probe_ok(&["read", "before"]).await?;
+    ensure!(done.text() == "before", "a file reads {:?}", done.text());
+    let fits = sandbox.probe(&["alloc", &(MEMORY_MB / 2).to_string(), "0"]).await?.info;
+    ensure!(fits.outcome == Some(Outcome::Exited(0)), "half the memory can not be had any more: {fits:?}");
+    Ok(())
+}
+
+/// Fills the sandbox with processes; the one that did and how many it made.
+async fn fill(sandbox: &Sandbox) -> Verdict<(ProcessInfo, u32)> {
+    let info = sandbox.start(&["fork-many", "200", "60000"]).await?;
+    let mut output = sandbox.guest.attach(&info.id, 0, true, false).await.during("attach")?;
+    match output.next().await {
+        Some(Ok(stacyvm_provider::OutputEvent::Chunk { data, .. })) => {
+            let text = String::from_utf8_lossy(&data).into_owned();
+            let made = text.trim().strip_prefix("forked ").and_then(|made| made.parse().ok());
+            Ok((info, made.ok_or_else(|| Failure(format!("it printed {text:?}")))?))
+        }
+        other => Err(Failure(format!("no word from a process that forks: {other:?}"))),
+    }
+}
+
+async fn pids(cx: Context) -> Verdict {
+    let sandbox = small(&cx).await?;
+    let (forker, made) = fill(&sandbox).await?;
+    ensure!((1..PIDS).contains(&made), "{made} more processes were made, the limit is {PIDS} in all");
+    cx.prompt("ping", sandbox.guest.ping()).await?.during("ping")?;
+    cx.prompt("processes", sandbox.guest.processes()).await?.during("processes")?;
+    cx.prompt("write", sandbox.write("/workspace/file", b"x")).await??;
+    cx.prompt("kill", sandbox.kill(&forker.id)).await??;
+    cx.prompt("wait", sandbox.wait(&forker.id)).await??;
+    Ok(())
+}
+
+async fn pids_start(cx: Context) -> Verdict {
+    let sandbox = small(&cx).await?;
+    let (forker, _) = fill(&sandbox).await?;
+    let spec = sandbox.probe_spec(&["exit", "0"]);
+    match cx.prompt("start", sandbox.guest.start(&spec)).await? {
+        Err(error) if error.kind() == ErrorKind::ResourceLimit => {}
+        other => return Err(Failure(format!("start in a full sandbox gives {other:?}"))),
+    }
+    sandbox.kill(&forker.id).await?;
+    sandbox.wait(&forker.id).await?;
+    crate::observe::eventually(&cx, "room for a process behind the end of the others", || async {
+        match sandbox.probe(&["exit", "0"]).await {
+            Ok(done) => done.ok().map(|_| true),
+            Err(_) => Ok(false),
+        }
+    })
+    .await
+}
+
+async fn cpu(cx: Context) -> Verdict {
+    let sandbox = cx.sandbox_with(SandboxSpec { vcpus: 1, ..cx.spec() }).await?;
+    let spinners = 3;
+    for _ in 0..spinners {
+        ready(&sandbox, &["spawn", "child", "stay", "warm"]).await?;
+    }
+    let started = Instant::now();
+    let runs = join_all((0..spinners).map(|_| sandbox.probe_ok(&["spin", "1500"]))).await;
+    let elapsed = started.elapsed();
+    let mut used = Duration::ZERO;
+    for done in runs {
+        let text = done?.text();
+        let ms = text.trim().parse().map_err(|_| Failure(format!("it printed {text:?}")))?;
+        used += Duration::from_millis(ms);
+    }
+    // Periods of accounting let a burst through; half a processor more is far from two.
+    ensure!(used < elapsed.mul_f64(1.5), "{used:?} of processor time in {elapsed:?} with one processor");
+    Ok(())
+}

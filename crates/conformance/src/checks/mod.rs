@@ -1,0 +1,38 @@
+//! The checks, by area. Each file lists its own at the top.
+
+mod control;
+mod deadlines;
+mod directories;
+mod exec;
+mod files;
+mod identity;
+mod isolation;
+mod lifecycle;
+mod limits;
+mod links;
+mod output;
+mod removal;
+mod signals;
+mod stdin;
+
+use crate::check::Check;
+
+pub(super) fn all() -> Vec<Check> {
+    [
+        lifecycle::CHECKS,
+        removal::CHECKS,
+        exec::CHECKS,
+        identity::CHECKS,
+        output::CHECKS,
+        stdin::CHECKS,
+        signals::CHECKS,
+        deadlines::CHECKS,
+        control::CHECKS,
+        files::CHECKS,
+        directories::CHECKS,
+        links::CHECKS,
+        limits::CHECKS,
+        isolation::CHECKS,
+    ]
+    .concat()
+}

@@ -1,0 +1,224 @@
+//! Output: every byte once, in order, resumable by offset, and lost bytes are named.
+
+use crate::{
+    check::{During, Failure, Verdict, checks, ensure},
+    context::{Collected, Context, Sandbox},
+    observe::{flood, same},
+};
+use futures::{StreamExt, future::join_all};
+use stacyvm_provider::{Outcome, OutputEvent, ProcessSpec};
+use std::time::Duration;
+
+checks! {
+    "output.separate" "stdout and stderr arrive apart, each in order" [] 10 separate;
+    "output.bytes_256" "all 256 byte values arrive on both streams" [] 10 bytes_256;
+    "output.large" "8 MiB of output arrive exactly" [] 20 large;
+    "output.paced" "a process waits for a slow reader that paces it, and nothing is lost" [] 20 paced;
+    "output.gap" "without pace, bytes that are not kept are named with their exact range" [] 20 gap;
+    "output.resume" "attaching again at an offset continues exactly there" [] 20 resume;
+    "output.every_offset" "attaching at any offset of an ended process gives the rest" [] 20 every_offset;
+    "output.several_readers" "several readers at once each get everything" [] 20 several_readers;
+    "output.late_reader" "a reader that comes behind the end gets everything and the exit" [] 10 late_reader;
+    "output.without_follow" "without follow, attach ends at the bytes that are there, without an exit" [] 10 without_follow;
+    "output.exit_behind_last_byte" "the exit comes behind the last byte, and its counts agree" [] 20 exit_behind_last_byte;
+    "output.abandoned_reader" "a pacing reader that goes away does not stop the process" [] 15 abandoned_reader;
+}
+
+async fn separate(cx: Context) -> Verdict {
+    let sandbox = cx.shared().await?;
+    let done = sandbox.probe_ok(&["both", "200"]).await?;
+    let lines = |word: &str| (0..200).map(|line| format!("{word} {line}\n")).collect::<String>();
+    same("stdout", &done.stdout, lines("out").as_bytes())?;
+    same("stderr", &done.stderr, lines("err").as_bytes())
+}
+
+async fn bytes_256(cx: Context) -> Verdict {
+    let sandbox = cx.shared().await?;
+    let done = sandbox.probe_ok(&["bytes", "20"]).await?;
+    let up: Vec<u8> = (0..=255).collect();
+    let down: Vec<u8> = (0..=255).rev().collect();
+    same("stdout", &done.stdout, &up.repeat(20))?;
+    same("stderr", &done.stderr, &down.repeat(20))
+}
+
+async fn large(cx: Context) -> Verdict {
+    const BYTES: u64 = 8 << 20;
+    let sandbox = cx.shared().await?;
+    let done = sandbox.probe_ok(&["flood", &BYTES.to_string()]).await?;
+    same("stdout", &done.stdout, &flood(0, BYTES))
+}
+
+/// A process that floods, with a log much smaller than that.
+fn flooding(sandbox: &Sandbox, bytes: u64) -> ProcessSpec {
+    ProcessSpec { log_bytes: Some(128 << 10), ..sandbox.probe_spec(&["flood", &bytes.to_string()]) }
+}
+
+async fn paced(cx: Context) -> Verdict {
+    const BYTES: u64 = 2 << 20;
+    let sandbox = cx.sandbox().await?;
+    // It must not have written more than the log keeps before the reader is there.
+    let spec = ProcessSpec { log_bytes: Some(128 << 10), stdin: true, ..sandbox.probe_spec(&["cat"]) };
+    sandbox.guest.start(&spec).await.during("start")?;
+    let mut output = sandbox.guest.attach(&spec.id, 0, true, true).await.during("attach")?;
+    let guest = sandbox.guest.clone();
+    let id = spec.id.clone();
+    let writer = tokio::spawn(async move {
+        let content = flood(0, BYTES);
+        let mut offset = 0;
+        while offset < content.len() {
+            let end = content.len().min(offset + (64 << 10));
+            let piece = bytes::Bytes::copy_from_slice(&content[offset..end]);
+            let ack = guest.write_stdin(&id, offset as u64, piece, end == content.len()).await?;
+            offset = usize::try_from(ack.accepted).unwrap_or(offset);
+        }
+        Ok::<_, stacyvm_provider::Error>(())
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut collected = Collected::from(0);
+    let mut pieces = 0;
+    while collected.next(&mut output).await?.is_none() {
+        pieces += 1;
+        if pieces % 16 == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    writer.await.map_err(|e| Failure(e.to_string()))?.during("stdin")?;
+    same("stdout", &collected.stdout, &flood(0, BYTES))
+}
+
+async fn gap(cx: Context) -> Verdict {
+    const BYTES: u64 = 2 << 20;
+    let sandbox = cx.shared().await?;
+    let spec = flooding(&sandbox, BYTES);
+    sandbox.guest.start(&spec).await.during("start")?;
+    // Nobody reads: the process must not wait, and the oldest bytes go.
+    let ended = sandbox.wait(&spec.id).await?;
+    ensure!(ended.outcome == Some(Outcome::Exited(0)), "it ended with {:?}", ended.outcome);
+    let mut output = sandbox.guest.attach(&spec.id, 0, true, false).await.during("attach")?;
+    let first = output.next().await;
+    let Some(Ok(OutputEvent::Gap { offset: 0, length })) = first else {
+        return Err(Failure(format!("lost bytes are not named first: {first:?}")));
+    };
+    ensure!(length > 0 && length < BYTES, "{length} of {BYTES} bytes are said to be lost");
+    let mut rest = Collected::from(length);
+    let info = loop {
+        if let Some(info) = rest.next(&mut output).await? {
+            break info;
+        }
+    };
+    same("the bytes behind the gap", &rest.stdout, &flood(length, BYTES))?;
+    ensure!(
+        (info.output_start, info.output_end) == (length, BYTES),
+        "kept {}..{}",
+        info.output_start,
+        info.output_end
+    );
+    Ok(())
+}
+
+async fn resume(cx: Context) -> Verdict {
+    const NUMBERS: u64 = 400;
+    let sandbox = cx.shared().await?;
+    let counting = sandbox.start(&["count", "1", &NUMBERS.to_string()]).await?;
+    let mut collected = Collected::from(0);
+    let mut take = 1;
+    loop {
+        let mut output = sandbox
+            .guest
+            .attach(&counting.id, collected.offset, true, take % 2 == 0)
+            .await
+            .during("attach")?;
+        for _ in 0..take {
+            if collected.next(&mut output).await?.is_some() {
+                let expected: String = (0..NUMBERS).map(|number| format!("{number}\n")).collect();
+                return same("all attachments together", &collected.stdout, expected.as_bytes());
+            }
+        }
+        take = take % 7 + 1;
+    }
+}
+
+async fn every_offset(cx: Context) -> Verdict {
+    let sandbox = cx.shared().await?;
+    let started = sandbox.start(&["flood", "200000"]).await?;
+    sandbox.wait(&started.id).await?;
+    for from in [0, 1, 2, 4_095, 4_096, 65_535, 65_536, 65_537, 131_071, 199_999, 200_000] {
+        let mut output = sandbox.guest.attach(&started.id, from, true, false).await.during("attach")?;
+        let mut collected = Collected::from(from);
+        while collected.next(&mut output).await?.is_none() {}
+        same(&format!("output from {from} on"), &collected.stdout, &flood(from, 200_000))?;
+    }
+    Ok(())
+}
+
+async fn several_readers(cx: Context) -> Verdict {
+    let sandbox = cx.shared().await?;
+    let counting = sandbox.start(&["count", "2", "150"]).await?;
+    let expected: String = (0..150).map(|number| format!("{number}\n")).collect();
+    let readers = (0..5).map(|reader| {
+        let (sandbox, id, expected) = (&sandbox, &counting.id, &expected);
+        async move {
+            let mut output = sandbox.guest.attach(id, 0, true, reader % 2 == 0).await.during("attach")?;
+            let mut collected = Collected::from(0);
+            while collected.next(&mut output).await?.is_none() {}
+            same(&format!("reader {reader}"), &collected.stdout, expected.as_bytes())
+        }
+    });
+    join_all(readers).await.into_iter().collect()
+}
+
+async fn late_reader(cx: Context) -> Verdict {
+    let sandbox = cx.shared().await?;
+    let ended = sandbox.start(&["both", "50"]).await?;
+    sandbox.wait(&ended.id).await?;
+    let first = sandbox.finish(&ended.id).await?.ok()?;
+    let second = sandbox.finish(&ended.id).await?.ok()?;
+    let all = (first.stdout.len() + first.stderr.len()) as u64;
+    ensure!(all > 0 && first.info.output_end == all, "{all} of {} bytes are there", first.info.output_end);
+    same("the second reading", &second.stdout, &first.stdout)?;
+    same("the second reading", &second.stderr, &first.stderr)
+}
+
+async fn without_follow(cx: Context) -> Verdict {
+    let sandbox = cx.shared().await?;
+    let running = sandbox.start(&["count", "1", "60000"]).await?;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let reading = async {
+        let mut output = sandbox.guest.attach(&running.id, 0, false, false).await.during("attach")?;
+        let mut seen = 0;
+        while let Some(event) = output.next().await {
+            match event.during("output")? {
+                OutputEvent::Chunk { offset, data, .. } if offset == seen => seen += data.len() as u64,
+                other => return Err(Failure(format!("{other:?} at {seen}"))),
+            }
+        }
+        Ok(seen)
+    };
+    let seen = cx.prompt("attach without follow", reading).await??;
+    ensure!(seen > 0, "it showed nothing of what was there");
+    sandbox.kill(&running.id).await?;
+    Ok(())
+}
+
+async fn exit_behind_last_byte(cx: Context) -> Verdict {
+    let sandbox = cx.shared().await?;
+    for bytes in [0_u64, 1, 65_536, 65_537, 300_000] {
+        let done = sandbox.probe_ok(&["flood", &bytes.to_string()]).await?;
+        same("output in front of the exit", &done.stdout, &flood(0, bytes))?;
+        ensure!(done.info.output_end == bytes, "{bytes} bytes are counted as {}", done.info.output_end);
+    }
+    Ok(())
+}
+
+async fn abandoned_reader(cx: Context) -> Verdict {
+    let sandbox = cx.shared().await?;
+    let spec = flooding(&sandbox, 4 << 20);
+    sandbox.guest.start(&spec).await.during("start")?;
+    let mut output = sandbox.guest.attach(&spec.id, 0, true, true).await.during("attach")?;
+    let _ = output.next().await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    drop(output);
+    let ended = cx.prompt("the end of a process whose reader went away", sandbox.wait(&spec.id)).await??;
+    ensure!(ended.outcome == Some(Outcome::Exited(0)), "it ended with {:?}", ended.outcome);
+    Ok(())
+}

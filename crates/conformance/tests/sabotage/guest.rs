@@ -1,0 +1,286 @@
+//! A guest that passes everything on to an honest one, except for its defect.
+
+use crate::Defect;
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, stream};
+use stacyvm_provider::{
+    ByteStream, Error, FileEntry, FileKind, Guest, Outcome, OutputEvent, OutputStream, ProcessInfo,
+    ProcessSpec, ReadRange, Result, Signal, StdStream, StdinAck, WriteFile,
+};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+/// Offset of the output byte that gets lost.
+const LOST: u64 = 3_000_000;
+/// Uploads longer than this are cut by one byte.
+const LARGE: usize = 8 << 20;
+
+/// An honest guest behind one defect.
+pub(crate) struct BrokenGuest {
+    inner: Arc<dyn Guest>,
+    defect: Defect,
+    started: Mutex<HashSet<String>>,
+    timed_out: Arc<Mutex<HashSet<String>>>,
+    uploads: AtomicUsize,
+    twice: AtomicUsize,
+}
+
+impl BrokenGuest {
+    pub(crate) fn new(inner: Arc<dyn Guest>, defect: Defect) -> Self {
+        let (started, timed_out) = Default::default();
+        Self { inner, defect, started, timed_out, uploads: AtomicUsize::new(0), twice: AtomicUsize::new(0) }
+    }
+
+    fn info(&self, info: ProcessInfo) -> ProcessInfo {
+        distort(self.defect, &self.timed_out, info)
+    }
+
+    async fn start_twice(&self, spec: &ProcessSpec) -> Result<ProcessInfo> {
+        if self.started.lock().unwrap().insert(spec.id.clone()) {
+            return self.inner.start(spec).await;
+        }
+        let id = format!("{}-{}", spec.id, self.twice.fetch_add(1, Ordering::Relaxed));
+        self.inner.start(&ProcessSpec { id, ..spec.clone() }).await
+    }
+
+    /// Kills the leader at the deadline, and nothing below it.
+    async fn start_with_weak_deadline(&self, spec: &ProcessSpec) -> Result<ProcessInfo> {
+        let info = self.inner.start(&ProcessSpec { deadline: None, ..spec.clone() }).await?;
+        if let Some(deadline) = spec.deadline {
+            let (guest, timed_out, id) = (self.inner.clone(), self.timed_out.clone(), spec.id.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(deadline).await;
+                if guest.process(&id).await.is_ok_and(|info| info.outcome.is_none()) {
+                    timed_out.lock().unwrap().insert(id.clone());
+                    let _ = guest.signal(&id, Signal::KILL, false).await;
+                }
+            });
+        }
+        Ok(info)
+    }
+
+    /// Rewrites the file with every piece that comes, so that readers see it grow.
+    async fn write_in_place(&self, file: &WriteFile, mut content: ByteStream) -> Result<FileEntry> {
+        let mut so_far = BytesMut::new();
+        let mut entry = self.inner.write_file(file, stream::empty().boxed()).await?;
+        while let Some(piece) = content.next().await {
+            so_far.extend_from_slice(&piece?);
+            let written = so_far.clone().freeze();
+            entry = self.inner.write_file(file, stream::iter([Ok(written)]).boxed()).await?;
+        }
+        Ok(entry)
+    }
+}
+
+fn distort(defect: Defect, timed_out: &Mutex<HashSet<String>>, mut info: ProcessInfo) -> ProcessInfo {
+    match (defect, &info.outcome) {
+        (Defect::HighExitCodesAreSignals, Some(Outcome::Exited(code))) if *code > 128 => {
+            info.outcome = Some(Outcome::Signaled(code - 128));
+        }
+        (Defect::DeadlineIsNotReported, _) => info.timed_out = false,
+        (Defect::DeadlineLeavesGrandchild, _) => {
+            info.timed_out = timed_out.lock().unwrap().contains(&info.id)
+        }
+        _ => {}
+    }
+    info
+}
+
+#[async_trait]
+impl Guest for BrokenGuest {
+    async fn ping(&self) -> Result<()> {
+        while self.defect == Defect::ControlWaitsForUploads && self.uploads.load(Ordering::SeqCst) > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let answer = self.inner.ping().await;
+        if answer.is_err() && self.defect == Defect::HangsWhenGone {
+            return std::future::pending().await;
+        }
+        answer
+    }
+
+    async fn start(&self, spec: &ProcessSpec) -> Result<ProcessInfo> {
+        let mut spec = spec.clone();
+        match self.defect {
+            Defect::StartsTwice => return self.start_twice(&spec).await,
+            Defect::DeadlineLeavesGrandchild => return self.start_with_weak_deadline(&spec).await,
+            Defect::DropsEmptyArguments if spec.argv.len() > 1 => spec.argv.retain(|word| !word.is_empty()),
+            Defect::LeaksServerEnvironment => {
+                spec.env.insert("STACYVM_API_KEY".to_owned(), "secret".to_owned());
+            }
+            _ => {}
+        }
+        self.inner.start(&spec).await.map(|info| self.info(info))
+    }
+
+    async fn attach(&self, id: &str, offset: u64, follow: bool, pace: bool) -> Result<OutputStream> {
+        let defect = self.defect;
+        let from = if defect == Defect::RepeatsByteOnReattach { offset.saturating_sub(1) } else { offset };
+        let output = self.inner.attach(id, from, follow, pace).await?;
+        let timed_out = self.timed_out.clone();
+        let spoiled = output.filter_map(move |event| {
+            let event = match (defect, event) {
+                (Defect::HidesGap, Ok(OutputEvent::Gap { .. })) => None,
+                (_, Ok(OutputEvent::Exit(info))) => {
+                    Some(Ok(OutputEvent::Exit(Box::new(distort(defect, &timed_out, *info)))))
+                }
+                (Defect::LosesOutputByte, Ok(OutputEvent::Chunk { stream, offset, data })) => {
+                    let end = offset + data.len() as u64;
+                    let data = match usize::try_from(LOST.saturating_sub(offset)) {
+                        Ok(at) if (offset..end).contains(&LOST) => {
+                            [&data[..at], &data[at + 1..]].concat().into()
+                        }
+                        _ => data,
+                    };
+                    Some(Ok(OutputEvent::Chunk { stream, offset, data }))
+                }
+                (Defect::MixesStderrIn, Ok(OutputEvent::Chunk { offset, data, .. })) => {
+                    Some(Ok(OutputEvent::Chunk { stream: StdStream::Stdout, offset, data }))
+                }
+                (_, event) => Some(event),
+            };
+            futures::future::ready(event)
+        });
+        if defect != Defect::InventsExitOnLoss {
+            return Ok(spoiled.boxed());
+        }
+        let mut template = self.inner.process(id).await?;
+        template.outcome = Some(Outcome::Exited(0));
+        let invented = move |event: Result<OutputEvent>| match event {
+            Err(_) => Ok(OutputEvent::Exit(Box::new(template.clone()))),
+            event => event,
+        };
+        Ok(spoiled.map(invented).boxed())
+    }
+
+    async fn write_stdin(&self, id: &str, offset: u64, data: Bytes, eof: bool) -> Result<StdinAck> {
+        let offset = match self.defect {
+            Defect::StdinIgnoresPosition => self.inner.process(id).await?.stdin_offset,
+            _ => offset,
+        };
+        self.inner.write_stdin(id, offset, data, eof).await
+    }
+
+    async fn signal(&self, id: &str, signal: Signal, tree: bool) -> Result<bool> {
+        self.inner.signal(id, signal, tree && self.defect != Defect::KillsLeaderOnly).await
+    }
+
+    async fn wait(&self, id: &str, timeout: Duration) -> Result<ProcessInfo> {
+        self.inner.wait(id, timeout).await.map(|info| self.info(info))
+    }
+
+    async fn process(&self, id: &str) -> Result<ProcessInfo> {
+        self.inner.process(id).await.map(|info| self.info(info))
+    }
+
+    async fn processes(&self) -> Result<Vec<ProcessInfo>> {
+        self.inner.processes().await
+    }
+
+    async fn logs(&self, lines: u32) -> Result<Vec<String>> {
+        self.inner.logs(lines).await
+    }
+
+    async fn write_file(&self, file: &WriteFile, mut content: ByteStream) -> Result<FileEntry> {
+        // The suite's own program must arrive whole, or every check fails.
+        let program = file.path.ends_with("/.probe");
+        let mut file = file.clone();
+        match self.defect {
+            Defect::WritesInPlace if !program => return self.write_in_place(&file, content).await,
+            Defect::IgnoresMode if !program => file.mode = 0o644,
+            Defect::CutsLargeUploads => {
+                let mut left = LARGE;
+                content = content
+                    .map(move |piece| {
+                        let mut piece = piece?;
+                        piece.truncate(left);
+                        left -= piece.len();
+                        Ok(piece)
+                    })
+                    .boxed();
+            }
+            _ => {}
+        }
+        let counted = Counted::new(&self.uploads);
+        let written = self.inner.write_file(&file, content).await;
+        drop(counted);
+        written
+    }
+
+    async fn read_file(&self, path: &str, mut range: ReadRange) -> Result<(FileEntry, ByteStream)> {
+        if self.defect == Defect::IgnoresRangeEnd {
+            range.length = None;
+        }
+        if self.defect == Defect::FollowsLinkOutOnRead
+            && let Ok(entry) = self.inner.stat(path, false).await
+            && let Some(target) = entry.link_target.clone().filter(|target| target.starts_with('/'))
+            && let Ok(content) = std::fs::read(target)
+        {
+            return Ok((entry, stream::iter([Ok(Bytes::from(content))]).boxed()));
+        }
+        self.inner.read_file(path, range).await
+    }
+
+    async fn stat(&self, path: &str, follow: bool) -> Result<FileEntry> {
+        self.inner.stat(path, follow).await
+    }
+
+    async fn list_dir(&self, path: &str) -> Result<Vec<FileEntry>> {
+        let mut entries = self.inner.list_dir(path).await?;
+        if self.defect == Defect::HidesDotFiles {
+            entries.retain(|entry| !entry.path.contains("/."));
+        }
+        Ok(entries)
+    }
+
+    async fn glob(&self, pattern: &str) -> Result<Vec<FileEntry>> {
+        self.inner.glob(pattern).await
+    }
+
+    async fn move_file(&self, from: &str, to: &str) -> Result<()> {
+        self.inner.move_file(from, to).await
+    }
+
+    async fn chmod(&self, path: &str, mode: u32) -> Result<()> {
+        self.inner.chmod(path, mode).await
+    }
+
+    async fn mkdir(&self, path: &str, mode: u32, parents: bool) -> Result<()> {
+        self.inner.mkdir(path, mode, parents).await
+    }
+
+    async fn remove(&self, path: &str, recursive: bool) -> Result<()> {
+        if self.defect == Defect::RemovesLinkTarget
+            && let Ok(entry) = self.inner.stat(path, false).await
+            && entry.kind == FileKind::Symlink
+            && let Some((parent, _)) = path.rsplit_once('/')
+        {
+            let target = format!("{parent}/{}", entry.link_target.unwrap_or_default());
+            let _: Result<(), Error> = self.inner.remove(&target, true).await;
+        }
+        self.inner.remove(path, recursive).await
+    }
+}
+
+/// One upload under way, also when it is given up.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}

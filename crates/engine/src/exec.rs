@@ -1,0 +1,435 @@
+//! Running commands. Starting is idempotent by process id, so a connection lost at the wrong moment is simply tried again;
+//! an exit code is reported only if the guest reported it.
+
+use crate::{
+    Engine, Error, ExecOutcome, ExecRequest, Limits, Operation, Result,
+    attach::{Attach, attach},
+    core::Core,
+    events::details,
+    guard::{Backoff, guarded},
+    reach::Target,
+};
+use futures::StreamExt;
+use serde_json::Value;
+use stacyvm_provider::{
+    ErrorKind, Guest, Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec, Signal, StdStream,
+};
+use stacyvm_types::{ErrorCode, EventType, WireDuration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Largest command line and environment together, in bytes: what fits in one message of the guest protocol.
+const COMMAND_BYTES: usize = 512 << 10;
+const TAG_BYTES: usize = 256;
+/// How often a start is tried when the connection is lost meanwhile.
+const START_ATTEMPTS: u32 = 4;
+const START_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// The guest keeps the deadline; this is how much later the host no longer believes that it will.
+const OVERTIME: Duration = Duration::from_secs(15);
+/// Longest wait in one question for a process's end.
+const WAIT: Duration = Duration::from_secs(50);
+const KILL_ATTEMPTS: u32 = 6;
+const KILL_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+impl Engine {
+    /// Runs a command and waits for its end. When the caller goes away, the command is killed with all it started.
+    ///
+    /// # Errors
+    /// `BadRequest`, `NotFound` (sandbox, program), `ResourceLimit` (timeout over the limit), `Conflict` or `Unavailable`
+    /// if the sandbox does not take commands, `Timeout` if the guest did not enforce the deadline either, `InternalError`
+    /// if the exit status is not known. A deadline that ran out as usual is a success; see [`ExecOutcome`].
+    pub async fn exec(&self, id: &str, request: ExecRequest) -> Result<ExecOutcome> {
+        let started = Instant::now();
+        let spec = spec(request, &self.core.config.limits)?;
+        let target = Target::find(&self.core, id).await?;
+        let result = Box::pin(run(&self.core, &target, &spec, started)).await;
+        let provider = target.slot.provider.name();
+        match &result {
+            Ok(outcome) => report_end(&self.core, &target, &outcome.process),
+            Err(error) => report_failure(&self.core, &target, &spec.id, error),
+        }
+        self.observe(Operation::Exec, provider, &result, started);
+        result
+    }
+
+    /// Starts a process that belongs to nobody: it goes on when the caller goes away.
+    ///
+    /// # Errors
+    /// As [`Engine::exec`], as far as starting goes.
+    pub async fn start_process(&self, id: &str, request: ExecRequest) -> Result<ProcessInfo> {
+        let started = Instant::now();
+        let spec = spec(request, &self.core.config.limits)?;
+        let target = Target::find(&self.core, id).await?;
+        let result = start(&target, &spec).await.map(|(_, info)| info);
+        match &result {
+            Ok(info) if info.outcome.is_none() => watch(&self.core, &target, &spec.id),
+            Ok(info) => report_end(&self.core, &target, info),
+            Err(error) => report_failure(&self.core, &target, &spec.id, error),
+        }
+        self.observe(Operation::ExecStream, target.slot.provider.name(), &result, started);
+        result
+    }
+
+    /// Output of a process from `offset` on; see [`stacyvm_provider::Guest::attach`]. The stream connects to the guest
+    /// again by itself and goes on where it was; it ends with an error when the sandbox is destroyed or its guest stays out
+    /// of reach for `reconnect_window`.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` or `Unavailable` if the sandbox does not take commands (now).
+    pub async fn attach(
+        &self,
+        id: &str,
+        process: &str,
+        offset: u64,
+        follow: bool,
+        pace: bool,
+    ) -> Result<OutputStream> {
+        let target = Target::find(&self.core, id).await?;
+        let wanted = Attach { target: target.clone(), process: process.to_owned(), offset, follow, pace };
+        attach(&self.core, wanted).await.map_err(|error| target.explain(error))
+    }
+}
+
+/// What the guest is asked for.
+fn spec(request: ExecRequest, limits: &Limits) -> Result<ProcessSpec> {
+    if request.argv.first().is_none_or(|program| program.trim().is_empty()) {
+        return Err(Error::bad_request("command is required"));
+    }
+    let env_bytes = request.env.iter().map(|(name, value)| name.len() + value.len() + 2);
+    let bytes = request.argv.iter().map(|arg| arg.len() + 1).chain(env_bytes).sum::<usize>();
+    if bytes > COMMAND_BYTES {
+        return Err(Error::bad_request("command line and environment are larger than 512 KiB"));
+    }
+    let texts = request.argv.iter().chain(request.env.values()).chain(&request.cwd).chain(&request.user);
+    if texts.chain(request.env.keys()).any(|text| text.contains('\0')) {
+        return Err(Error::bad_request("command, environment, working directory and user cannot contain NUL"));
+    }
+    if request.env.keys().any(|name| name.is_empty() || name.contains('=')) {
+        return Err(Error::bad_request("names of environment variables cannot be empty or contain '='"));
+    }
+    if request.tag.len() > TAG_BYTES {
+        return Err(Error::bad_request("tag must be at most 256 bytes"));
+    }
+    let id = match request.process_id {
+        None => format!("p-{:016x}", rand::random::<u64>()),
+        Some(id) => {
+            let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+            if !(1..=64).contains(&id.len()) || !id.bytes().all(legal) {
+                return Err(Error::bad_request("process id must be 1 to 64 letters, digits, '-', '_' or '.'"));
+            }
+            id
+        }
+    };
+    Ok(ProcessSpec {
+        id,
+        argv: request.argv,
+        env: request.env,
+        cwd: request.cwd.filter(|cwd| !cwd.is_empty()),
+        user: request.user.filter(|user| !user.is_empty()),
+        stdin: request.stdin,
+        deadline: deadline(request.timeout, limits)?,
+        log_bytes: None,
+        tag: request.tag,
+    })
+}
+
+/// The deadline that applies: the one asked for, else the default, in any case not beyond the limit. No deadline at all,
+/// asked for or by default, means the limit where there is one.
+fn deadline(asked: Option<Duration>, limits: &Limits) -> Result<Option<Duration>> {
+    let max = Some(limits.max_exec_timeout).filter(|max| !max.is_zero());
+    match (asked, max) {
+        (Some(asked), Some(max)) if asked > max => Err(Error::resource_limit(format!(
+            "timeout {} is over the limit of {} (defaults.max_exec_timeout)",
+            WireDuration::from(asked),
+            WireDuration::from(max)
+        ))),
+        (Some(asked), max) => Ok(if asked.is_zero() { max } else { Some(asked) }),
+        (None, max) => {
+            let default = Some(limits.default_exec_timeout).filter(|default| !default.is_zero());
+            Ok(match (default, max) {
+                (Some(default), Some(max)) => Some(default.min(max)),
+                (default, max) => default.or(max),
+            })
+        }
+    }
+}
+
+/// Starts a process, once, however often that takes.
+async fn start(target: &Target, spec: &ProcessSpec) -> Result<(Arc<dyn Guest>, ProcessInfo)> {
+    let mut backoff = Backoff::new(START_RETRY);
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let attempt = async {
+            let guest = target.guest().await?;
+            let info = guarded(target.deadline(), guest.start(spec)).await?;
+            Ok((guest, info))
+        };
+        let result = tokio::select! {
+            result = attempt => result,
+            () = target.handle.gone.cancelled() => Err(stacyvm_provider::Error::destroyed("the sandbox is gone")),
+        };
+        match result {
+            Ok((guest, info)) => {
+                target.emit(EventType::ExecStarted, [("process_id", spec.id.as_str().into())]);
+                return Ok((guest, info));
+            }
+            Err(error) if error.kind() == ErrorKind::Unavailable && attempts < START_ATTEMPTS => {
+                tokio::time::sleep(backoff.pause()).await;
+            }
+            Err(error) => return Err(target.explain(error)),
+        }
+    }
+}
+
+async fn run(core: &Arc<Core>, target: &Target, spec: &ProcessSpec, started: Instant) -> Result<ExecOutcome> {
+    // Before the start is asked for: a caller that goes away while it is under way leaves a process, too.
+    let mut kill = KillOnDrop { core: core.clone(), target: Some(target.clone()), process: spec.id.clone() };
+    start(target, spec).await?;
+    let wanted =
+        Attach { target: target.clone(), process: spec.id.clone(), offset: 0, follow: true, pace: true };
+    let collected = async {
+        let output = attach(core, wanted).await.map_err(|error| target.explain(error))?;
+        collect(target, output, core.config.limits.max_output_bytes).await
+    };
+    let result = match spec.deadline {
+        None => collected.await,
+        Some(deadline) => tokio::time::timeout(deadline.saturating_add(OVERTIME), collected)
+            .await
+            .unwrap_or_else(|_| Err(Error::timeout(format!("exec timeout: {}", target.id)))),
+    };
+    let (process, stdout, stderr) = result?;
+    // It has ended; what it left behind on purpose may go on.
+    kill.target = None;
+    if let Some(Outcome::Lost(reason)) = &process.outcome {
+        return Err(Error::internal(format!("how the command ended is not known: {reason}")));
+    }
+    Ok(ExecOutcome {
+        process,
+        stdout: stdout.bytes,
+        stderr: stderr.bytes,
+        stdout_truncated: stdout.truncated,
+        stderr_truncated: stderr.truncated,
+        duration: started.elapsed(),
+    })
+}
+
+/// What is kept of one output stream.
+#[derive(Default)]
+struct Kept {
+    bytes: Vec<u8>,
+    truncated: bool,
+}
+
+impl Kept {
+    fn add(&mut self, data: &[u8], most: usize) {
+        let room = most.saturating_sub(self.bytes.len());
+        self.bytes.extend_from_slice(&data[..data.len().min(room)]);
+        self.truncated |= data.len() > room;
+    }
+}
+
+/// Reads all output, so that the process is never held up, and keeps what may be kept.
+async fn collect(target: &Target, mut output: OutputStream, most: u64) -> Result<(ProcessInfo, Kept, Kept)> {
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    let (mut stdout, mut stderr) = (Kept::default(), Kept::default());
+    while let Some(event) = output.next().await {
+        match event.map_err(|error| target.explain(error))? {
+            OutputEvent::Chunk { stream: StdStream::Stdout, data, .. } => stdout.add(&data, most),
+            OutputEvent::Chunk { stream: StdStream::Stderr, data, .. } => stderr.add(&data, most),
+            OutputEvent::Gap { .. } => {
+                // Nobody knows which of them the lost bytes belonged to.
+                stdout.truncated = true;
+                stderr.truncated = true;
+            }
+            OutputEvent::Exit(process) if process.outcome.is_some() => return Ok((*process, stdout, stderr)),
+            OutputEvent::Exit(_) => return Err(Error::internal("the guest reported an end without a status")),
+        }
+    }
+    Err(Error::internal("the guest ended the output without an exit status"))
+}
+
+/// Kills a process that nobody can get the result of.
+struct KillOnDrop {
+    core: Arc<Core>,
+    target: Option<Target>,
+    process: String,
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        let Some(target) = self.target.take() else { return };
+        let process = std::mem::take(&mut self.process);
+        // Without a runtime the whole engine is going away.
+        if tokio::runtime::Handle::try_current().is_ok() {
+            self.core.spawn_actor(async move { kill(&target, &process).await });
+        }
+    }
+}
+
+async fn kill(target: &Target, process: &str) {
+    let mut backoff = Backoff::new(KILL_RETRY);
+    for _ in 0..KILL_ATTEMPTS {
+        let attempt = async {
+            let guest = target.guest().await?;
+            guarded(target.deadline(), guest.signal(process, Signal::KILL, true)).await
+        };
+        let result = tokio::select! {
+            result = attempt => result,
+            () = target.handle.gone.cancelled() => return,
+        };
+        match result {
+            Ok(_) => return,
+            // Unknown: its start may still be on its way.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unavailable | ErrorKind::Timeout) => {}
+            Err(error) => {
+                tracing::warn!(sandbox = %target.id, process, error = error.chain(), "an abandoned command was not killed");
+                return;
+            }
+        }
+        tokio::time::sleep(backoff.pause()).await;
+    }
+}
+
+/// Waits in the background for a process's end, for the event. As many at once as the engine allows; beyond that there is
+/// no event of the end.
+fn watch(core: &Arc<Core>, target: &Target, process: &str) {
+    let Ok(permit) = core.watched.clone().try_acquire_owned() else { return };
+    let (watcher, target, process) = (core.clone(), target.clone(), process.to_owned());
+    core.spawn(async move {
+        let _permit = permit;
+        let waiting = wait(&watcher, &target, &process);
+        tokio::select! {
+            ended = waiting => if let Some(info) = ended { report_end(&watcher, &target, &info) },
+            () = target.handle.gone.cancelled() => {}
+        }
+    });
+}
+
+async fn wait(core: &Core, target: &Target, process: &str) -> Option<ProcessInfo> {
+    let mut backoff = Backoff::new(core.config.retry);
+    let mut lost_since = None;
+    loop {
+        let asked = Instant::now();
+        let attempt = async {
+            let guest = target.guest().await?;
+            guarded(WAIT + target.deadline(), guest.wait(process, WAIT)).await
+        };
+        match attempt.await {
+            Ok(info) if info.outcome.is_some() => return Some(info),
+            Ok(_) => {
+                lost_since = None;
+                if asked.elapsed() < WAIT / 2 {
+                    // A guest that does not wait must not keep us busy.
+                    tokio::time::sleep(backoff.pause()).await;
+                } else {
+                    backoff.reset();
+                }
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) => {
+                let since = *lost_since.get_or_insert_with(Instant::now);
+                if since.elapsed() > core.config.reconnect_window * 10 {
+                    return None;
+                }
+                tokio::time::sleep(backoff.pause()).await;
+            }
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Says how a process ended: never what it was, which may hold secrets.
+fn report_end(core: &Core, target: &Target, process: &ProcessInfo) {
+    let (kind, reason) = match &process.outcome {
+        _ if process.timed_out => (EventType::ExecTimeout, ""),
+        Some(Outcome::Lost(reason)) => (EventType::ExecFailed, reason.as_str()),
+        _ => (EventType::ExecCompleted, ""),
+    };
+    let signal = match &process.outcome {
+        Some(Outcome::Signaled(signal)) => Value::from(*signal),
+        _ => Value::Null,
+    };
+    let pairs = details([
+        ("process_id", process.id.as_str().into()),
+        ("exit_code", process.outcome.as_ref().and_then(Outcome::shell_code).into()),
+        ("signal", signal),
+        ("oom_killed", if process.oom_killed { true.into() } else { Value::Null }),
+        ("error", reason.into()),
+    ]);
+    core.events.emit(kind, Some(target.id.as_str()), pairs);
+}
+
+fn report_failure(core: &Core, target: &Target, process: &str, error: &Error) {
+    let kind = if error.code() == ErrorCode::Timeout { EventType::ExecTimeout } else { EventType::ExecFailed };
+    let pairs = details([
+        ("process_id", process.into()),
+        ("operation", "exec".into()),
+        ("provider", target.slot.provider.name().into()),
+        ("error", error.message().into()),
+    ]);
+    core.events.emit(kind, Some(target.id.as_str()), pairs);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(default: u64, max: u64) -> Limits {
+        Limits {
+            default_exec_timeout: Duration::from_secs(default),
+            max_exec_timeout: Duration::from_secs(max),
+            ..Limits::default()
+        }
+    }
+
+    #[test]
+    fn the_deadline_never_exceeds_the_limit() {
+        let seconds = |s: u64| Some(Duration::from_secs(s));
+        for (asked, default, max, expected) in [
+            (None, 0, 0, None),
+            (None, 5, 0, seconds(5)),
+            (None, 0, 9, seconds(9)),
+            (None, 20, 9, seconds(9)),
+            (seconds(3), 5, 9, seconds(3)),
+            (seconds(0), 5, 0, None),
+            (seconds(0), 5, 9, seconds(9)),
+        ] {
+            assert_eq!(deadline(asked, &limits(default, max)).unwrap(), expected, "{asked:?} {default} {max}");
+        }
+        let error = deadline(seconds(10), &limits(0, 9)).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::ResourceLimit);
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_refused() {
+        let ok = ExecRequest { argv: vec!["true".into()], ..Default::default() };
+        assert!(spec(ok.clone(), &Limits::default()).is_ok());
+        let bad = [
+            ExecRequest::default(),
+            ExecRequest { argv: vec!["  ".into()], ..Default::default() },
+            ExecRequest { argv: vec!["a\0".into()], ..Default::default() },
+            ExecRequest { argv: vec!["a".into(), "x".repeat(COMMAND_BYTES)], ..Default::default() },
+            ExecRequest { env: [("A=B".into(), String::new())].into(), ..ok.clone() },
+            ExecRequest { env: [(String::new(), "x".into())].into(), ..ok.clone() },
+            ExecRequest { process_id: Some("a/b".into()), ..ok.clone() },
+            ExecRequest { process_id: Some(String::new()), ..ok.clone() },
+            ExecRequest { tag: "t".repeat(257), ..ok },
+        ];
+        for request in bad {
+            let error = spec(request.clone(), &Limits::default()).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::BadRequest, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn output_is_kept_up_to_the_limit() {
+        let mut kept = Kept::default();
+        kept.add(b"abc", 5);
+        kept.add(b"de", 5);
+        assert!(!kept.truncated);
+        kept.add(b"f", 5);
+        assert_eq!((kept.bytes.as_slice(), kept.truncated), (b"abcde".as_slice(), true));
+    }
+}

@@ -1,0 +1,123 @@
+//! The way into a sandbox: from an id to its guest, or to the words why not.
+
+use crate::{
+    Error, Result,
+    core::Core,
+    events::details,
+    guard::guarded,
+    providers::Slot,
+    sandbox::{Handle, destroyed, not_configured},
+};
+use serde_json::Value;
+use stacyvm_provider::{ErrorKind, Guest, SandboxId};
+use stacyvm_types::{EventType, SandboxState};
+use std::sync::Arc;
+
+/// A sandbox that took commands when it was looked up.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(crate) id: SandboxId,
+    pub(crate) handle: Handle,
+    pub(crate) slot: Slot,
+    core: Arc<Core>,
+}
+
+impl Target {
+    /// # Errors
+    /// `NotFound`; `Conflict` or `Unavailable` if it does not take commands (now).
+    pub(crate) async fn find(core: &Arc<Core>, id: &str) -> Result<Self> {
+        let handle = find(core, id).await?;
+        let mut view = handle.view.clone();
+        // After a start it is not known yet whether it is there; that takes a moment, and callers need not see it.
+        let deadline = core.config.provider_deadline;
+        let _ = tokio::time::timeout(deadline, view.wait_for(|view| view.settled)).await;
+        let target = {
+            let view = view.borrow();
+            if !view.settled {
+                return Err(Error::unavailable(format!("sandbox {id} is being recovered; try again")));
+            }
+            let record = &view.record;
+            let slot = core.providers.get(&record.provider).cloned();
+            let Some(slot) = slot else { return Err(not_configured(&record.provider).into()) };
+            Self { id: record.id.clone(), handle: handle.clone(), slot, core: core.clone() }
+        };
+        match target.refusal() {
+            Some(error) => {
+                handle.check();
+                Err(error)
+            }
+            None => Ok(target),
+        }
+    }
+
+    /// Why it does not take commands now, if so.
+    pub(crate) fn refusal(&self) -> Option<Error> {
+        let record = self.handle.record();
+        let (id, reason) = (&record.id, &record.reason);
+        match record.state {
+            SandboxState::Running => None,
+            SandboxState::Creating => {
+                Some(Error::unavailable(format!("sandbox {id} is still being created; try again")))
+            }
+            SandboxState::Unhealthy => Some(Error::unavailable(format!("sandbox {id} is out of reach: {reason}"))),
+            SandboxState::Paused => Some(Error::conflict(format!("sandbox {id} is paused"))),
+            SandboxState::Error => Some(Error::conflict(format!("sandbox {id} has failed: {reason}"))),
+            SandboxState::Expired | SandboxState::Destroying | SandboxState::Destroyed => Some(destroyed(id)),
+        }
+    }
+
+    /// Its guest.
+    ///
+    /// # Errors
+    /// As [`stacyvm_provider::Provider::connect`].
+    pub(crate) async fn guest(&self) -> stacyvm_provider::Result<Arc<dyn Guest>> {
+        let deadline = self.core.config.provider_deadline;
+        let result = guarded(deadline, self.slot.provider.connect(&self.id)).await;
+        if result.is_err() {
+            self.handle.check();
+        }
+        result
+    }
+
+    /// Longest time for one question to it.
+    pub(crate) fn deadline(&self) -> std::time::Duration {
+        self.core.config.provider_deadline
+    }
+
+    /// Reports that something happened to it.
+    pub(crate) fn emit<const N: usize>(&self, kind: EventType, data: [(&str, Value); N]) {
+        self.core.events.emit(kind, Some(self.id.as_str()), details(data));
+    }
+
+    /// What a failure in it means for the caller: once it is gone, that is the reason, whatever the guest's last words were.
+    pub(crate) fn explain(&self, error: stacyvm_provider::Error) -> Error {
+        if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Destroyed | ErrorKind::Timeout) {
+            self.handle.check();
+        }
+        if self.handle.gone.is_cancelled()
+            && let Some(refusal) = self.refusal()
+        {
+            return refusal.because(error);
+        }
+        error.into()
+    }
+}
+
+/// The task of a sandbox that is not destroyed.
+///
+/// # Errors
+/// `NotFound`, with different words for one that was.
+pub(crate) async fn find(core: &Core, id: &str) -> Result<Handle> {
+    if let Some(handle) = core.registry.get(id) {
+        return Ok(handle);
+    }
+    let Ok(id) = id.parse::<SandboxId>() else {
+        let shown: String = id.chars().take(64).collect();
+        return Err(Error::not_found(format!("sandbox not found: {shown}")));
+    };
+    // Gone is gone, also when the store cannot say how it was.
+    match core.store.sandbox(id.as_str()).await {
+        Ok(Some(_)) => Err(destroyed(&id)),
+        Ok(None) | Err(_) => Err(Error::not_found(format!("sandbox not found: {id}"))),
+    }
+}

@@ -1,0 +1,177 @@
+//! Making a sandbox, in steps between which the server may be killed:
+//!
+//! 1. its directory and `spec.json`: from here on `list` shows it and `destroy` removes it;
+//! 2. its socket and cgroups;
+//! 3. its first process, which sets itself up and waits;
+//! 4. `state.json`, which names that process;
+//! 5. the word to go, upon which the process becomes the agent.
+//!
+//! A server that dies before step 5 is done takes the process with it, because the process waits on a pipe of the
+//! server's. Synchronous: it is a millisecond or two of system calls.
+
+use crate::{
+    cgroup::{self, Limits, SandboxCgroups},
+    failure::{Doing, Failure},
+    image::Image,
+    layout::{self, Layout, make_private_dir, open_dir},
+    process::Identity,
+    record::{State, write_spec, write_state},
+    spawner::{ClonedChild, CloneFds, LISTENER, Setup, Spawner, USER},
+};
+use rustix::{
+    fd::{AsFd, OwnedFd},
+    fs::{Mode, OFlags},
+    pipe::{PipeFlags, pipe_with},
+};
+use stacyvm_fault::{Point, hit};
+use stacyvm_provider::{SandboxId, SandboxSpec};
+use std::{fs, io, os::unix::net::UnixListener};
+
+/// What making a sandbox needs.
+pub(crate) struct Maker<'a> {
+    pub(crate) layout: &'a Layout,
+    pub(crate) cgroups: &'a cgroup::Host,
+    pub(crate) spawner: &'a Spawner,
+    pub(crate) installation_id: &'a str,
+}
+
+/// A sandbox whose agent is starting.
+pub(crate) struct Made {
+    pub(crate) state: State,
+    pub(crate) pidfd: OwnedFd,
+    /// Reports of the first process, until it has become the agent.
+    pub(crate) status: OwnedFd,
+}
+
+impl Maker<'_> {
+    /// Makes the sandbox. Nothing of it may exist yet.
+    ///
+    /// After an error, what was made so far is for `destroy` to remove; no process runs.
+    pub(crate) fn make(&self, id: &SandboxId, spec: &SandboxSpec, image: &Image) -> Result<Made, Failure> {
+        let directory = self.layout.sandbox(id);
+        make_private_dir(&directory, false)?;
+        write_spec(&directory, spec)?;
+        hit(Point::NativeDirMade);
+
+        for name in ["upper", "work", "root"] {
+            make_private_dir(&directory.join(name), false)?;
+        }
+        let handle = open_dir(&directory).doing(|| format!("open {}", directory.display()))?;
+        let listener = bind(&handle).doing(|| "bind the agent's socket".to_owned())?;
+        let log = rustix::fs::openat(
+            &handle,
+            "agent.log",
+            OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::from_raw_mode(0o600),
+        )
+        .doing(|| "open the agent's log".to_owned())?;
+
+        let limits = Limits { memory_mb: spec.memory_mb, vcpus: spec.vcpus, pids: spec.pids };
+        let groups = self.make_cgroups(id, limits)?;
+        hit(Point::NativeCgroupMade);
+
+        let setup = Setup {
+            id: id.clone(),
+            ephemeral: spec.ephemeral,
+            directory: directory.clone(),
+            lower: image.lower.clone(),
+            binds: image.binds.clone(),
+            join: groups.self_join_files(),
+            memory_mb: spec.memory_mb,
+            argv: self.agent_arguments(id),
+        };
+        let (child, go, status) = self.clone_child(&setup, image, &listener, &log, &groups)?;
+        hit(Point::NativeCloned);
+
+        let process = Identity::of(child.pid).doing(|| format!("identify process {}", child.pid))?;
+        let state = State { process, cgroups: groups, lower: image.lower.clone() };
+        write_state(&directory, &state)?;
+        hit(Point::NativeRecorded);
+
+        // A child that has failed and ended reports that itself.
+        match rustix::io::write(&go, b"g") {
+            Ok(_) | Err(rustix::io::Errno::PIPE) => {}
+            Err(e) => return Err(e).doing(|| "let the first process go on".to_owned()),
+        }
+        hit(Point::NativeReleased);
+        Ok(Made { state, pidfd: child.pidfd, status })
+    }
+
+    fn make_cgroups(&self, id: &SandboxId, limits: Limits) -> Result<SandboxCgroups, Failure> {
+        let groups = self.cgroups.plan(id.as_str(), limits);
+        let mut tries = 0;
+        loop {
+            match self.cgroups.prepare(&groups).and_then(|()| groups.make(limits)) {
+                // The destroy of what was the last sandbox has just removed the empty parent.
+                Err(failure) if failure.errno == libc::ENOENT && tries < 5 => tries += 1,
+                result => return result.map(|()| groups),
+            }
+        }
+    }
+
+    fn clone_child(
+        &self,
+        setup: &Setup,
+        image: &Image,
+        listener: &UnixListener,
+        log: &OwnedFd,
+        groups: &SandboxCgroups,
+    ) -> Result<(ClonedChild, OwnedFd, OwnedFd), Failure> {
+        let target = groups.open_clone_target()?;
+        // A spawner that died is replaced once. Pipes are made anew each time: the child of the first attempt, if there
+        // is one, must not get the word that is meant for the second.
+        for _ in 0..2 {
+            let (go_read, go_write) = pipe()?;
+            let (status_read, status_write) = pipe()?;
+            let fds = CloneFds {
+                lower: image.lower_fd.as_fd(),
+                listener: listener.as_fd(),
+                log: log.as_fd(),
+                go: go_read.as_fd(),
+                status: status_write.as_fd(),
+                cgroup: target.as_ref().map(AsFd::as_fd),
+            };
+            if let Ok(answer) = self.spawner.clone_child(setup.clone(), &fds) {
+                return answer.map(|child| (child, go_write, status_read));
+            }
+        }
+        Err(Failure::plain("clone a process: the spawner ended before it answered, twice"))
+    }
+
+    fn agent_arguments(&self, id: &SandboxId) -> Vec<String> {
+        let (user, listener) = (USER.to_string(), LISTENER.to_string());
+        [
+            "stacyvm-agent",
+            "--listen-fd",
+            &listener,
+            "--sandbox",
+            id.as_str(),
+            "--installation",
+            self.installation_id,
+            "--uid",
+            &user,
+            "--gid",
+            &user,
+            "--user-name",
+            "sandbox",
+            "--home",
+            "/home/sandbox",
+            "--workdir",
+            "/workspace",
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    }
+}
+
+/// Binds the agent's socket: listening before the agent exists, so that connecting never has to be tried twice.
+fn bind(directory: &OwnedFd) -> io::Result<UnixListener> {
+    let path = layout::socket_path(directory);
+    let listener = UnixListener::bind(&path)?;
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    Ok(listener)
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
+    pipe_with(PipeFlags::CLOEXEC).doing(|| "make a pipe".to_owned())
+}

@@ -1,0 +1,109 @@
+//! Whether this host can carry native sandboxes, and what it cannot guarantee.
+
+use crate::{
+    cgroup::{self, Controller},
+    failure::NEEDS_ROOT,
+    layout::Layout,
+};
+
+/// Oldest kernel that has every system call that we use.
+const KERNEL: (u32, u32) = (5, 12);
+
+/// Why no sandbox can be made here, if none can.
+pub(crate) fn problem(layout: &Layout) -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some(NEEDS_ROOT.to_owned());
+    }
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    if kernel_version(&release).is_some_and(|version| version < KERNEL) {
+        return Some(format!(
+            "native needs Linux {}.{} or newer, this is {release}: upgrade the kernel, or use the docker provider",
+            KERNEL.0, KERNEL.1
+        ));
+    }
+    let filesystems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    let overlay = filesystems.lines().any(|l| l.split_ascii_whitespace().last() == Some("overlay"));
+    // The kernel loads the module at the first mount, if it has one.
+    if !overlay && !module_exists(&release, "overlay") {
+        return Some("native needs overlayfs: run `modprobe overlay`, or a kernel that has it".to_owned());
+    }
+    if !has_capability(rustix::thread::CapabilitySet::SYS_ADMIN) {
+        return Some(
+            "native needs CAP_SYS_ADMIN, which this container does not have: run it with --privileged, or on the host"
+                .to_owned(),
+        );
+    }
+    match rustix::fs::access(layout.data_dir(), rustix::fs::Access::WRITE_OK) {
+        Ok(()) => None,
+        Err(e) => Some(format!(
+            "the data directory {} cannot be written ({e}): set data_dir to one that can",
+            layout.data_dir().display()
+        )),
+    }
+}
+
+/// Guarantees that this host cannot give.
+pub(crate) fn warnings(layout: &Layout, cgroups: &cgroup::Host, upper_in_memory: bool) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let missing: Vec<_> = [Controller::Memory, Controller::Cpu, Controller::Pids]
+        .into_iter()
+        .filter(|c| !cgroups.has(*c))
+        .map(Controller::name)
+        .collect();
+    if !missing.is_empty() {
+        warnings.push(format!(
+            "limits on {} are not enforced: this host offers no writable cgroup controller for them",
+            missing.join(", ")
+        ));
+    }
+    if upper_in_memory || is_overlay(layout) {
+        warnings.push(format!(
+            "files written in sandboxes are kept in memory: the filesystem of {} cannot carry an overlay; put data_dir on a volume",
+            layout.data_dir().display()
+        ));
+    }
+    warnings
+}
+
+fn is_overlay(layout: &Layout) -> bool {
+    const OVERLAYFS_SUPER_MAGIC: u64 = 0x794c_7630;
+    rustix::fs::statfs(layout.data_dir()).is_ok_and(|s| s.f_type as u64 == OVERLAYFS_SUPER_MAGIC)
+}
+
+fn has_capability(capability: rustix::thread::CapabilitySet) -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(capability))
+}
+
+fn module_exists(release: &str, name: &str) -> bool {
+    let modules = format!("/lib/modules/{release}");
+    ["modules.dep", "modules.builtin"].iter().any(|list| {
+        std::fs::read_to_string(format!("{modules}/{list}"))
+            .is_ok_and(|text| text.contains(&format!("/{name}.ko")))
+    })
+}
+
+fn kernel_version(release: &str) -> Option<(u32, u32)> {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_versions_are_compared_as_numbers() {
+        assert_eq!(kernel_version("6.18.44-fc"), Some((6, 18)));
+        assert_eq!(kernel_version("5.4.0-150-generic"), Some((5, 4)));
+        assert_eq!(kernel_version("nonsense"), None);
+        assert!(kernel_version("5.4.0") < Some(KERNEL) && kernel_version("5.12.1") >= Some(KERNEL));
+    }
+
+    #[test]
+    fn what_the_host_cannot_limit_is_said() {
+        let layout = Layout::new(std::env::temp_dir());
+        let warnings = warnings(&layout, &cgroup::Host::default(), true);
+        assert!(warnings.iter().any(|w| w.contains("memory, cpu, pids")), "{warnings:?}");
+        assert!(warnings.iter().any(|w| w.contains("volume")), "{warnings:?}");
+    }
+}

@@ -1,0 +1,142 @@
+//! What the root filesystem of a sandbox is made from: the image `host`, or a directory.
+
+pub(crate) mod host;
+
+use crate::layout::Layout;
+use rustix::{
+    fd::OwnedFd,
+    fs::{Mode, OFlags},
+};
+use serde::{Deserialize, Serialize};
+use stacyvm_provider::{Error, Result};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// Name of the image that is the host's own programs.
+pub(crate) const HOST: &str = "host";
+
+/// A root filesystem, ready to be used as the lower layer of a sandbox.
+#[derive(Debug)]
+pub(crate) struct Image {
+    /// Where it is.
+    pub(crate) lower: PathBuf,
+    /// The same, open: what is mounted is what was checked.
+    pub(crate) lower_fd: OwnedFd,
+    /// Directories of the host to show in it, read-only.
+    pub(crate) binds: Vec<Bind>,
+}
+
+/// A directory of the host that a sandbox sees at the same path, read-only, without devices and setuid programs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Bind {
+    /// Path on the host and, relative to the root, in the sandbox.
+    pub(crate) path: PathBuf,
+}
+
+/// Finds the image `name`.
+///
+/// # Errors
+/// `NotFound` and `InvalidArgument` with what to do instead; whatever building the image `host` meets.
+pub(crate) fn resolve(name: &str, layout: &Layout, host: &host::HostImage) -> Result<Image> {
+    if name == HOST {
+        let skeleton = host.get(layout)?;
+        let lower_fd = open_lower(&skeleton.path)
+            .map_err(|e| Error::internal("the skeleton of the image host cannot be opened").because(e))?;
+        return Ok(Image { lower: skeleton.path.clone(), lower_fd, binds: skeleton.binds.clone() });
+    }
+    if !name.starts_with('/') {
+        return Err(Error::not_found(format!(
+            "image {name}: the native provider runs `host` or the absolute path of a directory that holds a root filesystem"
+        )));
+    }
+    directory(name, layout)
+}
+
+fn directory(name: &str, layout: &Layout) -> Result<Image> {
+    let unusable = |why: &str| {
+        Error::invalid_argument(format!(
+            "image {name}: {why}; give a directory that holds a root filesystem, or `host`"
+        ))
+    };
+    let path = match fs::canonicalize(name) {
+        Ok(path) => path,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(Error::not_found(format!(
+                "image {name}: no such directory on the server's host; unpack a root filesystem there, or use `host`"
+            )));
+        }
+        Err(e) => return Err(unusable("it cannot be opened").because(e)),
+    };
+    if !path.is_dir() {
+        return Err(unusable("it is not a directory"));
+    }
+    if path == Path::new("/") {
+        return Err(unusable("it is the host itself, files of every user included"));
+    }
+    // Other sandboxes' files, and the state of the control plane.
+    let data_dir = fs::canonicalize(layout.data_dir()).unwrap_or_else(|_| layout.data_dir().to_owned());
+    if data_dir.starts_with(&path) || path.starts_with(&data_dir) {
+        return Err(unusable("it holds, or is part of, the server's data directory"));
+    }
+    let lower_fd = open_lower(&path).map_err(|e| unusable("it cannot be opened").because(e))?;
+    let empty = fs::read_dir(&path).map_err(|e| unusable("it cannot be read").because(e))?.next().is_none();
+    if empty {
+        return Err(unusable("it is empty"));
+    }
+    Ok(Image { lower: path, lower_fd, binds: Vec::new() })
+}
+
+fn open_lower(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use stacyvm_provider::ErrorKind;
+
+    fn fixture() -> (tempfile::TempDir, Layout, host::HostImage) {
+        let tmp = tempfile::tempdir().unwrap();
+        let layout = Layout::new(tmp.path().join("data"));
+        layout.prepare().unwrap();
+        (tmp, layout, host::HostImage::default())
+    }
+
+    #[test]
+    fn a_directory_is_an_image() {
+        let (tmp, layout, host) = fixture();
+        let rootfs = tmp.path().join("rootfs");
+        fs::create_dir_all(rootfs.join("bin")).unwrap();
+        let image = resolve(rootfs.to_str().unwrap(), &layout, &host).unwrap();
+        assert_eq!(image.lower, rootfs);
+        assert!(image.binds.is_empty());
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused_with_the_fix() {
+        let (tmp, layout, host) = fixture();
+        fs::write(tmp.path().join("file"), "x").unwrap();
+        fs::create_dir(tmp.path().join("empty")).unwrap();
+        let own = layout.sandboxes();
+        let cases: Vec<(String, ErrorKind)> = vec![
+            ("alpine:latest".into(), ErrorKind::NotFound),
+            (String::new(), ErrorKind::NotFound),
+            ("../etc".into(), ErrorKind::NotFound),
+            ("/no/such/directory".into(), ErrorKind::NotFound),
+            (tmp.path().join("file").display().to_string(), ErrorKind::InvalidArgument),
+            (tmp.path().join("empty").display().to_string(), ErrorKind::InvalidArgument),
+            ("/".into(), ErrorKind::InvalidArgument),
+            ("/proc/..".into(), ErrorKind::InvalidArgument),
+            (tmp.path().display().to_string(), ErrorKind::InvalidArgument),
+            (own.display().to_string(), ErrorKind::InvalidArgument),
+        ];
+        for (name, kind) in cases {
+            let error = resolve(&name, &layout, &host).unwrap_err();
+            assert_eq!(error.kind(), kind, "{name}: {error}");
+            assert!(error.message().contains("host"), "{name}: {error}");
+        }
+    }
+}

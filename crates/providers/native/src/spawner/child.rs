@@ -1,0 +1,139 @@
+//! The first process of a sandbox, from `clone3` to `execve` of the agent.
+//!
+//! Runs on a copy of the spawner's memory and never returns to it.
+
+use super::{
+    mounts::{self, Upper},
+    privileges,
+    protocol::{CloneFds, Report, Setup},
+};
+use crate::{
+    failure::{Doing, Failure},
+    sys,
+};
+use rustix::{
+    fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    fs::{Mode, OFlags},
+    io::Errno,
+};
+use std::{convert::Infallible, ffi::CString, fs, io::Write, panic::AssertUnwindSafe};
+
+/// Number of the agent's listening socket.
+pub(crate) const LISTENER: u32 = 3;
+/// Descriptors are first moved to here or above, out of the way of the numbers that the agent gets.
+const ABOVE: i32 = 16;
+/// Environment of the agent itself. The environment of processes in the sandbox is the agent's business.
+const ENVIRONMENT: &[&str] = &["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"];
+
+/// Sets the sandbox up, waits for the word to go, becomes the agent. On failure, reports it and ends.
+pub(super) fn run(setup: &Setup, fds: CloneFds<OwnedFd>, agent: BorrowedFd<'_>) -> ! {
+    let Ok(status) = above(&fds.status) else { sys::exit_now(1) };
+    // A panic must not unwind into the spawner's loop, of which this process has a copy.
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| try_run(setup, fds, agent, status.as_fd())));
+    let failure = match outcome {
+        Ok(Ok(never)) => match never {},
+        Ok(Err(failure)) => failure,
+        Err(_) => Failure::plain("set up the sandbox: a defect in its set-up code"),
+    };
+    report(status.as_fd(), &Report::Failed(failure));
+    sys::exit_now(1)
+}
+
+fn try_run(
+    setup: &Setup,
+    fds: CloneFds<OwnedFd>,
+    agent: BorrowedFd<'_>,
+    status: BorrowedFd<'_>,
+) -> Result<Infallible, Failure> {
+    let move_up = |fd: &dyn AsFd| above(fd).doing(|| "move a descriptor".to_owned());
+    let (lower, listener, log) = (move_up(&fds.lower)?, move_up(&fds.listener)?, move_up(&fds.log)?);
+    let (go, agent) = (move_up(&fds.go)?, move_up(&agent)?);
+    drop(fds);
+    // The lock, the server's socket and other sandboxes' descriptors are not this one's to keep open.
+    let own = [&lower, &listener, &log, &go, &agent].map(AsRawFd::as_raw_fd);
+    sys::close_all_except(&[&own[..], &[status.as_raw_fd()]].concat())
+        .doing(|| "close descriptors".to_owned())?;
+    sys::default_signals();
+    rustix::process::umask(Mode::empty());
+    let _ = rustix::process::setsid();
+
+    join_cgroups(setup)?;
+    sys::new_session_keyring(c"stacyvm");
+    rustix::system::sethostname(setup.id.as_str().as_bytes()).doing(|| "set the host name".to_owned())?;
+    bring_up_loopback()?;
+    if mounts::enter_root(setup, lower.as_fd())? == Upper::InMemory {
+        report(status, &Report::UpperInMemory);
+    }
+    drop(lower);
+    privileges::set_oom_score();
+    privileges::set_resource_limits()?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .and_then(|fd| above(&fd))
+        .doing(|| "open /dev/null".to_owned())?;
+    let argv = c_strings(setup.argv.iter().map(String::as_str))?;
+    let environment = c_strings(ENVIRONMENT.iter().copied())?;
+
+    if !may_go(go.as_fd()) {
+        // The server died or gave up. There is nobody to report to.
+        sys::exit_now(0);
+    }
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    privileges::reduce()?;
+    for (fd, at) in [(&null, 0), (&null, 1), (&log, 2), (&listener, LISTENER)] {
+        sys::place_fd(fd.as_fd(), at).doing(|| "place a descriptor".to_owned())?;
+    }
+    sys::close_from_on_exec(LISTENER + 1).doing(|| "close descriptors".to_owned())?;
+    Err(sys::exec_fd(agent.as_fd(), &argv, &environment)).doing(|| "start the agent".to_owned())
+}
+
+fn above(fd: &(impl AsFd + ?Sized)) -> rustix::io::Result<OwnedFd> {
+    rustix::io::fcntl_dupfd_cloexec(fd, ABOVE)
+}
+
+/// Joins the cgroups of version 1, for free because it is this process itself and has one thread. On version 2 it was
+/// cloned into its cgroup. Whichever it is becomes the root of what the sandbox sees of cgroups.
+fn join_cgroups(setup: &Setup) -> Result<(), Failure> {
+    for path in &setup.join {
+        let join = || fs::OpenOptions::new().write(true).open(path)?.write_all(b"0");
+        join().doing(|| format!("join the cgroup {}", path.display()))?;
+    }
+    match sys::new_cgroup_namespace() {
+        // A kernel without such namespaces.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        result => result.doing(|| "make a cgroup namespace".to_owned()),
+    }
+}
+
+fn bring_up_loopback() -> Result<(), Failure> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let up = || -> std::io::Result<()> {
+        let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        sys::loopback_up(socket.as_fd())
+    };
+    up().doing(|| "bring up the loopback interface".to_owned())
+}
+
+/// Waits for the server's word; false if it will not come.
+fn may_go(go: BorrowedFd<'_>) -> bool {
+    let mut byte = [0];
+    loop {
+        match rustix::io::read(go, &mut byte) {
+            Err(Errno::INTR) => {}
+            result => return result == Ok(1),
+        }
+    }
+}
+
+fn report(status: BorrowedFd<'_>, report: &Report) {
+    if let Ok(mut line) = serde_json::to_vec(report) {
+        line.push(b'\n');
+        // If the server is gone, nobody wants to know.
+        let _ = rustix::io::write(status, &line);
+    }
+}
+
+fn c_strings<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Vec<CString>, Failure> {
+    texts
+        .map(|text| CString::new(text).map_err(|_| Failure::plain("pass an argument with a zero byte")))
+        .collect()
+}

@@ -1,0 +1,226 @@
+//! What a sandbox sees as its filesystem. Runs in the first process, in a mount namespace of its own, so that all of it
+//! is gone when the last process is.
+
+use super::{
+    protocol::Setup,
+    upper::{self, open_dir},
+};
+use crate::{
+    failure::{Doing, Failure},
+    sys,
+};
+use rustix::{
+    fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat},
+    io::Errno,
+    mount::{
+        MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind,
+        mount_change, mount_remount, move_mount, open_tree, unmount,
+    },
+};
+use std::ffi::{CStr, CString};
+
+const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+/// Parts of `/proc` through which root could change the host. The agent has no right to most of it; this holds for
+/// the rest, and for whoever gets to be root later.
+const READ_ONLY: &[&CStr] =
+    &[c"/proc/sys", c"/proc/sysrq-trigger", c"/proc/irq", c"/proc/bus", c"/proc/fs"];
+/// Parts of `/proc` that tell about the host. Not every kernel has all of them.
+const MASKED: &[&CStr] = &[
+    c"/proc/acpi",
+    c"/proc/asound",
+    c"/proc/interrupts",
+    c"/proc/kcore",
+    c"/proc/keys",
+    c"/proc/key-users",
+    c"/proc/kmsg",
+    c"/proc/latency_stats",
+    c"/proc/sched_debug",
+    c"/proc/scsi",
+    c"/proc/timer_list",
+    c"/proc/timer_stats",
+];
+/// Devices that hold nothing of the host: name, major, minor.
+const DEVICES: &[(&str, u32, u32)] =
+    &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const DEVICE_LINKS: &[(&str, &str)] = &[
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// Where the files of the sandbox ended up.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Upper {
+    OnDisk,
+    InMemory,
+}
+
+/// Builds the root and moves into it. `checked` is the image's directory as the server saw it.
+pub(super) fn enter_root(setup: &Setup, checked: BorrowedFd<'_>) -> Result<Upper, Failure> {
+    // First, or every mount from here on would appear on the host too.
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .doing(|| "separate the mounts".to_owned())?;
+    rustix::process::chdir(&setup.directory).doing(|| "enter the sandbox's directory".to_owned())?;
+    let lower = open_lower(setup, checked)?;
+    let upper = mount_root(setup, lower.as_fd())?;
+    for bind in &setup.binds {
+        bind_read_only(&bind.path)?;
+    }
+    mount_dev(setup)?;
+    mount("proc", "root/proc", "proc", PLAIN, None).doing(|| "mount /proc".to_owned())?;
+
+    rustix::process::chdir("root").doing(|| "enter the root".to_owned())?;
+    rustix::process::pivot_root(".", ".").doing(|| "change the root".to_owned())?;
+    // The old root is now stacked on the new one; it takes every mount of the host with it.
+    unmount(".", UnmountFlags::DETACH).doing(|| "leave the host's root".to_owned())?;
+    rustix::process::chdir("/").doing(|| "enter the new root".to_owned())?;
+
+    for path in READ_ONLY {
+        make_read_only(path)?;
+    }
+    for path in MASKED {
+        mask(path)?;
+    }
+    Ok(upper)
+}
+
+/// Opens the image in this mount namespace, and makes sure that the path still leads to what was checked.
+fn open_lower(setup: &Setup, checked: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
+    let doing = || format!("open the image {}", setup.lower.display());
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let lower = rustix::fs::open(&setup.lower, flags, Mode::empty()).doing(doing)?;
+    let (wanted, found) = (fstat(checked).doing(doing)?, fstat(&lower).doing(doing)?);
+    if (wanted.st_dev, wanted.st_ino) == (found.st_dev, found.st_ino) {
+        Ok(lower)
+    } else {
+        Err(Failure::plain(format!("{}: another directory took its place", doing())))
+    }
+}
+
+/// Mounts the overlay at `root`, relative to the sandbox's directory, whose `upper` and `work` are on disk if the
+/// filesystem there can carry that, else in memory.
+fn mount_root(setup: &Setup, lower: BorrowedFd<'_>) -> Result<Upper, Failure> {
+    let fill = |path: &str| -> Result<(), Failure> {
+        let upper = open_dir(CWD, path).doing(|| "open the upper layer".to_owned())?;
+        upper::fill(upper.as_fd(), lower, setup.id.as_str())
+    };
+    fill("upper")?;
+    match overlay(lower, "upper", "work") {
+        Ok(()) => return Ok(Upper::OnDisk),
+        // What overlayfs says about an upper layer on another overlay, or on a filesystem of the network.
+        Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::STALE | Errno::XDEV) => {}
+        Err(e) => return Err(e).doing(|| "mount the root".to_owned()),
+    }
+    let options = format!("mode=700,{}", size(setup));
+    mount("tmpfs", "work", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c_string(&options)?.as_c_str())
+        .doing(|| "mount a root in memory".to_owned())?;
+    for path in ["work/upper", "work/work"] {
+        rustix::fs::mkdir(path, Mode::from_raw_mode(0o755))
+            .doing(|| "prepare a root in memory".to_owned())?;
+    }
+    fill("work/upper")?;
+    overlay(lower, "work/upper", "work/work").doing(|| "mount the root".to_owned())?;
+    Ok(Upper::InMemory)
+}
+
+/// No path of the host is in the options: none can be misread there, and none can be read from inside.
+fn overlay(lower: BorrowedFd<'_>, upper: &str, work: &str) -> Result<(), Errno> {
+    let options = format!(
+        "lowerdir=/proc/self/fd/{},upperdir={upper},workdir={work},index=off,metacopy=off",
+        lower.as_raw_fd()
+    );
+    let options = c_string(&options).map_err(|_| Errno::INVAL)?;
+    mount("overlay", "root", "overlay", MountFlags::NOSUID | MountFlags::NODEV, options.as_c_str())
+}
+
+/// Shows a directory of the host, submounts included, at the same path.
+fn bind_read_only(path: &std::path::Path) -> Result<(), Failure> {
+    // MOUNT_ATTR_RDONLY, _NOSUID, _NODEV
+    const ATTRIBUTES: u64 = 1 | 2 | 4;
+    let doing = || format!("show {} of the host", path.display());
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    let tree = open_tree(CWD, path, flags).doing(doing)?;
+    sys::set_mount_attributes(tree.as_fd(), ATTRIBUTES).doing(doing)?;
+    let target = std::path::Path::new("root").join(path.strip_prefix("/").unwrap_or(path));
+    move_mount(tree.as_fd(), "", CWD, &target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).doing(doing)
+}
+
+fn mount_dev(setup: &Setup) -> Result<(), Failure> {
+    let quiet = MountFlags::NOSUID | MountFlags::NOEXEC;
+    mount("tmpfs", "root/dev", "tmpfs", quiet, c"mode=755,size=1m,nr_inodes=1k")
+        .doing(|| "mount /dev".to_owned())?;
+    let dev = open_dir(CWD, "root/dev").doing(|| "open /dev".to_owned())?;
+    for (name, major, minor) in DEVICES {
+        make_device(dev.as_fd(), name, *major, *minor)?;
+    }
+    for (name, target) in DEVICE_LINKS {
+        rustix::fs::symlinkat(*target, &dev, *name).doing(|| format!("make /dev/{name}"))?;
+    }
+    for name in ["pts", "shm", "mqueue"] {
+        rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755)).doing(|| format!("make /dev/{name}"))?;
+    }
+    mount("devpts", "root/dev/pts", "devpts", quiet, c"newinstance,ptmxmode=0666,mode=0620,gid=5")
+        .doing(|| "mount /dev/pts".to_owned())?;
+    let options = c_string(&format!("mode=1777,{}", size(setup)))?;
+    mount("tmpfs", "root/dev/shm", "tmpfs", PLAIN, options.as_c_str())
+        .doing(|| "mount /dev/shm".to_owned())?;
+    // Not every kernel has message queues.
+    let _ = mount("mqueue", "root/dev/mqueue", "mqueue", PLAIN, None);
+    Ok(())
+}
+
+/// Makes a device of the sandbox's own, whose owner and mode are its own too. Where that is forbidden (in a container),
+/// shows the host's, read-only: writing to the device works, changing it for the host does not.
+fn make_device(dev: BorrowedFd<'_>, name: &str, major: u32, minor: u32) -> Result<(), Failure> {
+    let doing = || format!("make /dev/{name}");
+    let mode = Mode::from_raw_mode(0o666);
+    match rustix::fs::mknodat(dev, name, FileType::CharacterDevice, mode, rustix::fs::makedev(major, minor)) {
+        Ok(()) => rustix::fs::chmodat(dev, name, mode, AtFlags::empty()).doing(doing),
+        Err(Errno::PERM | Errno::ACCESS) => {
+            rustix::fs::mknodat(dev, name, FileType::RegularFile, mode, 0).doing(doing)?;
+            let target = format!("root/dev/{name}");
+            mount_bind(format!("/dev/{name}"), target.as_str()).doing(doing)?;
+            let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NOEXEC;
+            mount_remount(target.as_str(), flags, c"").doing(doing)
+        }
+        Err(e) => Err(e).doing(doing),
+    }
+}
+
+fn make_read_only(path: &CStr) -> Result<(), Failure> {
+    let doing = || format!("protect {}", path.to_string_lossy());
+    match mount_bind(path, path) {
+        Err(Errno::NOENT) => Ok(()),
+        Err(e) => Err(e).doing(doing),
+        Ok(()) => mount_remount(path, MountFlags::BIND | MountFlags::RDONLY | PLAIN, c"").doing(doing),
+    }
+}
+
+fn mask(path: &CStr) -> Result<(), Failure> {
+    let hidden = match mount_bind(c"/dev/null", path) {
+        Err(Errno::NOTDIR) => mount("tmpfs", path, "tmpfs", PLAIN | MountFlags::RDONLY, c"mode=555,size=0"),
+        result => result,
+    };
+    match hidden {
+        Err(Errno::NOENT) => Ok(()),
+        result => result.doing(|| format!("hide {}", path.to_string_lossy())),
+    }
+}
+
+/// Size of what is in memory: the memory limit, or the kernel's own choice.
+fn size(setup: &Setup) -> String {
+    match setup.memory_mb {
+        0 => "size=50%".to_owned(),
+        memory => format!("size={memory}m"),
+    }
+}
+
+fn c_string(text: &str) -> Result<CString, Failure> {
+    CString::new(text).map_err(|_| Failure::plain("use a text with a zero byte"))
+}

@@ -1,0 +1,75 @@
+//! What the agent may do: the rights of root over its own sandbox's processes and files, and none over the kernel.
+
+use crate::failure::{Doing, Failure};
+use rustix::{
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+    thread::{
+        CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set,
+        set_capabilities, set_no_new_privs, set_thread_groups,
+    },
+};
+use std::fs;
+
+/// Everything the agent needs: to become the sandbox user, to end its processes, to give it files.
+const AGENT: CapabilitySet = CapabilitySet::SETUID
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::KILL)
+    .union(CapabilitySet::CHOWN)
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::FOWNER);
+/// Open files: plenty to start with, more on request.
+const OPEN_FILES: (u64, u64) = (65_536, 1_048_576);
+/// How ready the kernel is to kill the work of a sandbox when the whole host is out of memory: before the host's own.
+const WORK_OOM_SCORE: &str = "300";
+
+/// Limits of every process of the sandbox.
+pub(super) fn set_resource_limits() -> Result<(), Failure> {
+    let limits = [
+        (Resource::Nofile, OPEN_FILES.0, OPEN_FILES.1),
+        // 1 and not 0: the kernel skips the host's core dump handler for 1 only.
+        (Resource::Core, 1, 1),
+        (Resource::Memlock, 8 << 20, 8 << 20),
+    ];
+    for (resource, current, maximum) in limits {
+        // A host that gives us less than this gives the sandbox less too.
+        let maximum = getrlimit(resource).maximum.map_or(maximum, |highest| highest.min(maximum));
+        let limit = Rlimit { current: Some(current.min(maximum)), maximum: Some(maximum) };
+        setrlimit(resource, limit).doing(|| format!("set the limit {resource:?}"))?;
+    }
+    let unlimited = Rlimit { current: None, maximum: None };
+    for resource in [Resource::Cpu, Resource::Fsize, Resource::Data, Resource::As, Resource::Nproc] {
+        // Whatever our own shell was given is none of the sandbox's. Processes are limited by cgroup: this limit would
+        // count the same user's processes in all sandboxes.
+        let _ = setrlimit(resource, unlimited);
+    }
+    let _ = setrlimit(Resource::Stack, Rlimit { current: Some(8 << 20), maximum: None });
+    Ok(())
+}
+
+/// Sets the OOM score of everything that will run in the sandbox. The agent's own is lowered from outside once its
+/// children have been made: from inside, each of them would inherit it.
+pub(super) fn set_oom_score() {
+    // A host that forbids it kills by its own order.
+    let _ = fs::write("/proc/self/oom_score_adj", WORK_OOM_SCORE);
+}
+
+/// Gives up everything else, for good.
+pub(super) fn reduce() -> Result<(), Failure> {
+    set_thread_groups(&[]).doing(|| "leave the groups".to_owned())?;
+    let _ = clear_ambient_capability_set();
+    for bit in 0..64 {
+        let capability = CapabilitySet::from_bits_retain(1 << bit);
+        if AGENT.contains(capability) {
+            continue;
+        }
+        match remove_capability_from_bounding_set(capability) {
+            // No such capability in this kernel, nor any higher one.
+            Err(rustix::io::Errno::INVAL) => break,
+            result => result.doing(|| format!("drop capability {bit}"))?,
+        }
+    }
+    let sets = CapabilitySets { effective: AGENT, permitted: AGENT, inheritable: CapabilitySet::empty() };
+    set_capabilities(None, sets).doing(|| "drop capabilities".to_owned())?;
+    // For the agent too: it changes users downwards only, and nothing in a sandbox is to gain rights by a file.
+    set_no_new_privs(true).doing(|| "forbid new privileges".to_owned())
+}

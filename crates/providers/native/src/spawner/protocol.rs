@@ -1,0 +1,224 @@
+//! What server, spawner and the first process of a sandbox say to one another. Packets of JSON on a sequenced socket,
+//! descriptors along with them: all three are the same build, so there are no versions.
+
+use crate::{failure::Failure, image::Bind};
+use rustix::{
+    fd::{BorrowedFd, OwnedFd},
+    io::{Errno, IoSlice, IoSliceMut},
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    },
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use stacyvm_provider::SandboxId;
+use std::{io, mem::MaybeUninit, path::PathBuf};
+
+/// Longest packet, in bytes.
+const MAX_PACKET: usize = 64 << 10;
+/// Most descriptors in one packet.
+const MAX_FDS: usize = 8;
+
+/// From the server.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// First packet. Descriptors: the agent's program, then the lock if the server has one.
+    Init {
+        data_dir: PathBuf,
+        installation_id: String,
+        /// Ephemeral sandboxes that an earlier spawner of this server made.
+        ephemeral: Vec<SandboxId>,
+    },
+    /// Make the first process of a sandbox. Descriptors: see [`CloneFds`].
+    Clone { sequence: u64, setup: Box<Setup> },
+    /// This sandbox is gone; its name may mean another one later.
+    Forget { id: SandboxId },
+}
+
+/// To the server.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    /// It exists and waits. Descriptor: its pidfd.
+    Cloned { sequence: u64, pid: i32 },
+    /// It does not.
+    Failed { sequence: u64, failure: Failure },
+}
+
+/// What a sandbox's first process has to set up.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Setup {
+    pub(crate) id: SandboxId,
+    /// Must not outlive the server.
+    pub(crate) ephemeral: bool,
+    /// The sandbox's directory. By path, because a handle of another mount namespace cannot be mounted from.
+    pub(crate) directory: PathBuf,
+    /// Lower layer of its root; must be the same directory as the descriptor that comes along.
+    pub(crate) lower: PathBuf,
+    /// Directories of the host to show.
+    pub(crate) binds: Vec<Bind>,
+    /// Files to write `0` to, to join cgroups (version 1).
+    pub(crate) join: Vec<PathBuf>,
+    /// Size of `/dev/shm` and of a root in memory, in MiB; 0: half of the host's memory.
+    pub(crate) memory_mb: u32,
+    /// Arguments of the agent, its name first.
+    pub(crate) argv: Vec<String>,
+}
+
+/// Descriptors of a `Clone` request, in this order.
+#[derive(Debug)]
+pub(crate) struct CloneFds<T> {
+    /// Lower layer of its root, as it was checked.
+    pub(crate) lower: T,
+    /// The socket on which its agent is to listen.
+    pub(crate) listener: T,
+    /// Where its agent's log goes.
+    pub(crate) log: T,
+    /// One byte, then the child goes on; the end, then it ends.
+    pub(crate) go: T,
+    /// For [`Report`]s.
+    pub(crate) status: T,
+    /// Cgroup to clone into (version 2).
+    pub(crate) cgroup: Option<T>,
+}
+
+impl CloneFds<OwnedFd> {
+    /// Those that came with a packet.
+    pub(crate) fn from_packet(fds: Vec<OwnedFd>) -> Option<Self> {
+        let mut fds = fds.into_iter();
+        Some(Self {
+            lower: fds.next()?,
+            listener: fds.next()?,
+            log: fds.next()?,
+            go: fds.next()?,
+            status: fds.next()?,
+            cgroup: fds.next(),
+        })
+    }
+}
+
+impl<'fd> CloneFds<BorrowedFd<'fd>> {
+    /// In the order of a packet.
+    pub(crate) fn to_packet(&self) -> Vec<BorrowedFd<'fd>> {
+        let mut fds = vec![self.lower, self.listener, self.log, self.go, self.status];
+        fds.extend(self.cgroup);
+        fds
+    }
+}
+
+/// What a first process writes to its status pipe, one JSON text per line. The end of the pipe without a `Failed`
+/// means that the agent was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Report {
+    /// The sandbox's files are in memory: the filesystem of the data directory cannot carry an overlay.
+    UpperInMemory,
+    /// It could not be set up.
+    Failed(Failure),
+}
+
+/// Sends one packet.
+pub(crate) fn send(socket: BorrowedFd<'_>, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let bytes = serde_json::to_vec(message)?;
+    if bytes.len() > MAX_PACKET || fds.len() > MAX_FDS {
+        return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+    }
+    loop {
+        match sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL) {
+            Err(Errno::INTR) => {}
+            result => return result.map(drop).map_err(Into::into),
+        }
+    }
+}
+
+/// Receives one packet; `None` at the end.
+pub(crate) fn receive<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let mut bytes = vec![0; MAX_PACKET];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        let mut buffers = [IoSliceMut::new(&mut bytes)];
+        match recvmsg(socket, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR) => {}
+            result => break result?,
+        }
+    };
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+    }
+    bytes.truncate(received.bytes);
+    Ok(Some((serde_json::from_slice(&bytes)?, fds)))
+}
+
+/// A pair of connected sockets that keep packets apart.
+pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fd::AsFd;
+
+    #[test]
+    fn packets_keep_their_bounds_and_descriptors() {
+        let (a, b) = socket_pair().unwrap();
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        send(a.as_fd(), &Reply::Cloned { sequence: 1, pid: 2 }, &[write.as_fd()]).unwrap();
+        send(a.as_fd(), &Request::Forget { id: "sb-1".parse().unwrap() }, &[]).unwrap();
+        drop((a, write));
+        let (reply, fds) = receive::<Reply>(b.as_fd()).unwrap().unwrap();
+        assert!(matches!(reply, Reply::Cloned { sequence: 1, pid: 2 }));
+        rustix::io::write(&fds[0], b"x").unwrap();
+        let mut byte = [0];
+        assert_eq!(rustix::io::read(&read, &mut byte).unwrap(), 1);
+        let (request, fds) = receive::<Request>(b.as_fd()).unwrap().unwrap();
+        assert!(matches!(request, Request::Forget { .. }) && fds.is_empty());
+        assert!(receive::<Request>(b.as_fd()).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_too_long_is_refused_and_garbage_is_an_error() {
+        let (a, b) = socket_pair().unwrap();
+        assert!(send(a.as_fd(), &"x".repeat(MAX_PACKET + 1), &[]).is_err());
+        send(a.as_fd(), &"not a request", &[]).unwrap();
+        assert!(receive::<Request>(b.as_fd()).is_err());
+    }
+
+    #[test]
+    fn the_order_of_descriptors_is_the_same_on_both_sides() {
+        let names = ["lower", "listener", "log", "go", "status", "cgroup"];
+        let tmp = tempfile::tempdir().unwrap();
+        let files: Vec<OwnedFd> =
+            names.iter().map(|n| std::fs::File::create(tmp.path().join(n)).unwrap().into()).collect();
+        let b: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
+        let sent = CloneFds {
+            lower: b[0],
+            listener: b[1],
+            log: b[2],
+            go: b[3],
+            status: b[4],
+            cgroup: Some(b[5]),
+        };
+        let inode = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).unwrap().st_ino;
+        let packet: Vec<OwnedFd> = sent.to_packet().iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect();
+        let got = CloneFds::from_packet(packet).unwrap();
+        assert_eq!(inode(got.listener.as_fd()), inode(sent.listener));
+        assert_eq!(inode(got.status.as_fd()), inode(sent.status));
+        assert_eq!(inode(got.cgroup.unwrap().as_fd()), inode(b[5]));
+        assert!(CloneFds::from_packet(files.into_iter().take(4).collect()).is_none());
+    }
+}

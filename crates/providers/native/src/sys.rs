@@ -1,0 +1,282 @@
+//! The system calls that no safe wrapper offers, each behind a function that cannot be misused from safe code.
+//!
+//! All `unsafe` of this crate is here.
+
+#![expect(unsafe_code, reason = "system calls without a safe wrapper; every block says why it is sound")]
+
+use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::{
+    ffi::{CStr, CString},
+    io,
+};
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// Namespaces of a sandbox. The cgroup namespace is left out on purpose: it is unshared later, when the process is in
+/// its own cgroup, so that this cgroup becomes the root that it sees.
+const NAMESPACES: u64 = (libc::CLONE_NEWPID
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWNET) as u64;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// `struct clone_args` of the kernel, version 2.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Which side of [`clone_sandbox`] this is.
+#[derive(Debug)]
+pub(crate) enum Cloned {
+    /// The caller goes on; the new process has this number and descriptor.
+    Parent { pid: i32, pidfd: OwnedFd },
+    /// This is the first process of the new sandbox.
+    Child,
+}
+
+/// Makes a process in namespaces of its own, directly in `cgroup` (v2) if given. Like `fork`, it returns twice.
+///
+/// # Errors
+/// Those of `clone3`; `EDEADLK` if the caller has more than one thread: a lock that another thread held at that moment
+/// would stay locked in the child for ever.
+pub(crate) fn clone_sandbox(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
+    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::from_raw_os_error(libc::EDEADLK));
+    }
+    let mut pidfd: i32 = -1;
+    let mut args = CloneArgs {
+        flags: NAMESPACES | libc::CLONE_PIDFD as u64,
+        pidfd: (&raw mut pidfd) as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
+    };
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::try_from(cgroup.as_raw_fd()).unwrap_or(u64::MAX);
+    }
+    // SAFETY: without CLONE_VM and with a null stack this is fork(2): the child runs on a copy of this memory. There is
+    // one thread (checked above, and nothing here starts one), so no lock is held by a thread that the child lacks.
+    // `args` and `pidfd` outlive the call.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Cloned::Child),
+        pid => {
+            // SAFETY: CLONE_PIDFD succeeded, so the kernel stored a fresh descriptor that nobody else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Cloned::Parent { pid: i32::try_from(pid).unwrap_or(i32::MAX), pidfd })
+        }
+    }
+}
+
+/// Ends this process at once, without destructors or exit handlers, which belong to the process it was cloned from.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: takes no memory and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Replaces this process by the program in `program`.
+///
+/// Returns only on failure.
+pub(crate) fn exec_fd(program: BorrowedFd<'_>, argv: &[CString], env: &[CString]) -> io::Error {
+    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
+        list.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: both arrays are null-terminated and point at strings that outlive the call.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_raw_fd(),
+            c"".as_ptr(),
+            argv.as_ptr(),
+            env.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        );
+    }
+    io::Error::last_os_error()
+}
+
+/// Closes every descriptor that is not in `keep`.
+pub(crate) fn close_all_except(keep: &[i32]) -> io::Result<()> {
+    let mut keep: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();
+    keep.sort_unstable();
+    keep.dedup();
+    let mut first = 0;
+    for fd in keep {
+        if fd > first {
+            close_range(first, fd - 1, 0)?;
+        }
+        first = fd + 1;
+    }
+    close_range(first, u32::MAX, 0)
+}
+
+/// Marks every descriptor from `first` on to be closed by `execve`.
+pub(crate) fn close_from_on_exec(first: u32) -> io::Result<()> {
+    const CLOSE_RANGE_CLOEXEC: u32 = 4;
+    close_range(first, u32::MAX, CLOSE_RANGE_CLOEXEC)
+}
+
+fn close_range(first: u32, last: u32, flags: u32) -> io::Result<()> {
+    // SAFETY: touches no memory. Callers are processes about to exec or to run set-up code that uses `keep` only, so
+    // no owner of a closed descriptor runs afterwards.
+    match unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Puts a copy of `fd` at number `at`, open across `execve`.
+pub(crate) fn place_fd(fd: BorrowedFd<'_>, at: u32) -> io::Result<()> {
+    // SAFETY: touches no memory; used right before exec, when nothing owns `at` any more.
+    match unsafe { libc::dup2(fd.as_raw_fd(), at as i32) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Takes the descriptor with this number, if it is open, as ours.
+pub(crate) fn inherited_fd(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: only asks about the number.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open, and its number is one that the parent of this program set aside for this use, so
+    // nothing else in the process owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Ignores these signals, also in children until they call [`default_signals`].
+pub(crate) fn ignore_signals(signals: &[i32]) {
+    for signal in signals {
+        // SAFETY: installs no handler, so no code of ours can run in signal context.
+        unsafe { libc::signal(*signal, libc::SIG_IGN) };
+    }
+}
+
+/// Every signal back to its default and none blocked: what a fresh program expects.
+pub(crate) fn default_signals() {
+    // All zeros: default handler, no flags, empty mask. At least as large as the kernel's structure anywhere.
+    let default = [0_u64; 8];
+    for signal in 1..=64 {
+        // The system call and not the library's function, which keeps some numbers to itself.
+        // SAFETY: reads `default`, which outlives the call; installs no handler. SIGKILL and SIGSTOP are refused.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), 0_usize, 8_usize) };
+    }
+    // SAFETY: an all-zero sigset_t is a valid place for sigemptyset to fill, and outlives both calls.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// Sets attributes of a whole mount tree, submounts included.
+pub(crate) fn set_mount_attributes(tree: BorrowedFd<'_>, set: u64) -> io::Result<()> {
+    #[repr(C)]
+    struct MountAttr {
+        set: u64,
+        clear: u64,
+        propagation: u64,
+        userns: u64,
+    }
+    let attributes = MountAttr { set, clear: 0, propagation: libc::MS_PRIVATE, userns: 0 };
+    // SAFETY: the path is a string constant, and `attributes` has the layout of `struct mount_attr` (version 0) whose
+    // size is passed along; both outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            &raw const attributes,
+            size_of::<MountAttr>(),
+        )
+    };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Brings up the loopback interface of the current network namespace.
+pub(crate) fn loopback_up(socket: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct InterfaceFlags {
+        name: [u8; libc::IFNAMSIZ],
+        flags: i16,
+        rest: [u8; 22],
+    }
+    let mut request = InterfaceFlags { name: [0; libc::IFNAMSIZ], flags: 0, rest: [0; 22] };
+    request.name[..2].copy_from_slice(b"lo");
+    let mut ioctl = |operation: u64| {
+        // SAFETY: `request` has the size and layout of `struct ifreq`; both operations read the name and read or write
+        // the flags only.
+        match unsafe { libc::ioctl(socket.as_raw_fd(), operation as _, &raw mut request) } {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    };
+    ioctl(libc::SIOCGIFFLAGS as u64)?;
+    // Only this bit: the kernel sets the others itself.
+    request.flags |= libc::IFF_UP as i16;
+    // SAFETY: as above.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw mut request) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Leaves the session keyring of whoever started us behind: possessing it would give a sandbox the keys in it.
+///
+/// Kernels without keyrings have nothing to leave.
+pub(crate) fn new_session_keyring(name: &CStr) {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: the kernel reads the string, which outlives the call.
+    unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
+}
+
+/// Makes the cgroup that we are in the root of what we see of cgroups.
+pub(crate) fn new_cgroup_namespace() -> io::Result<()> {
+    // SAFETY: touches no memory, and no descriptors or mounts are shared with another thread.
+    match unsafe { libc::unshare(libc::CLONE_NEWCGROUP) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Watches a process descriptor in the current runtime.
+pub(crate) fn watch(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the `AsyncFd` takes the descriptor as its owner, so it stays open and the same until it is dropped.
+    unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }.map_err(Into::into)
+}
+
+/// Wait status of an ended process that somebody else was the parent of, where the kernel keeps it (6.15 and later).
+pub(crate) fn exit_status(pidfd: BorrowedFd<'_>) -> Option<i32> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct PidfdInfo {
+        mask: u64,
+        cgroup: u64,
+        ids: [u32; 11],
+        exit_code: i32,
+    }
+    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+    // _IOWR(0xFF, 11, struct pidfd_info)
+    const PIDFD_GET_INFO: u64 = (3 << 30) | ((size_of::<PidfdInfo>() as u64) << 16) | (0xFF << 8) | 11;
+    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    // SAFETY: the request number carries the size of `info`, so the kernel writes no further; it is the first version
+    // of that structure, which every later kernel accepts.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
+    (result == 0 && info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)
+}

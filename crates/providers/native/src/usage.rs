@@ -1,0 +1,68 @@
+//! Resource use of a sandbox: from its cgroups, and where it has none, from its processes.
+
+use crate::{cgroup::Controller, process, record::State};
+use stacyvm_provider::{RuntimeStats, SandboxSpec};
+use std::time::Duration;
+
+/// Most processes that are looked at one by one.
+const MAX_PROCESSES: usize = 8192;
+
+/// Adds up what the sandbox uses now.
+pub(crate) fn measure(state: &State, spec: Option<&SandboxSpec>) -> RuntimeStats {
+    let usage = state.cgroups.usage();
+    let limited = state.cgroups.0.iter().any(|g| g.controllers.contains(&Controller::Memory));
+    let limit = spec.filter(|_| limited).map_or(0, |s| u64::from(s.memory_mb) << 20);
+    let processes = match (usage.cpu, usage.memory, usage.pids) {
+        (Some(_), Some(_), Some(_)) => Processes::default(),
+        _ => Processes::of(state.process.pid),
+    };
+    RuntimeStats {
+        cpu_time: usage.cpu.unwrap_or(processes.cpu),
+        memory_bytes: usage.memory.unwrap_or(processes.resident),
+        memory_limit_bytes: limit,
+        pids: usage.pids.unwrap_or(processes.threads),
+    }
+}
+
+/// Sums over processes. Memory that several of them share counts several times; time of processes that ended counts
+/// through the parent that waited for them.
+#[derive(Debug, Default)]
+struct Processes {
+    cpu: Duration,
+    resident: u64,
+    threads: u64,
+}
+
+impl Processes {
+    fn of(first: i32) -> Self {
+        let page = rustix::param::page_size() as u64;
+        let ticks_per_second = rustix::param::clock_ticks_per_second().max(1);
+        let mut sum = Self::default();
+        let mut ticks = 0;
+        for stat in process::tree(first, MAX_PROCESSES).into_iter().filter_map(|p| process::stat(p).ok()) {
+            ticks += stat.ticks;
+            sum.resident += stat.resident_pages * page;
+            sum.threads += stat.threads;
+        }
+        sum.cpu = Duration::from_millis(ticks * 1000 / ticks_per_second);
+        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::Identity;
+
+    #[test]
+    fn without_cgroups_the_processes_are_added_up() {
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let process = Identity::of(child.id() as i32).unwrap();
+        let stats =
+            measure(&State { process, cgroups: Default::default(), lower: "/".into() }, None);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!((stats.pids, stats.memory_limit_bytes), (1, 0));
+        assert!(stats.memory_bytes > 0);
+    }
+}
