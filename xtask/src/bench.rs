@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 /// Arguments of `xtask bench`.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// The `stacyvm` binary to measure.
     #[arg(long, default_value = "target/release/stacyvm")]
     binary: PathBuf,
@@ -30,7 +30,7 @@ pub struct Arguments {
 }
 
 /// Runs every scenario and prints the report.
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let binary = arguments.binary.canonicalize().context("build it first: make build")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let report: Vec<Comparison> = runtime.block_on(async {

@@ -6,14 +6,14 @@ use std::path::PathBuf;
 
 /// Arguments of `xtask leak-check`.
 #[derive(Debug, clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Look only at this installation, whose server is stopped and whose sandboxes were all destroyed.
     #[arg(long)]
     data_dir: Option<PathBuf>,
 }
 
 /// Prints what is left and fails if that is anything.
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match &arguments.data_dir {
         None => runtime.block_on(LeakCheck::from_nothing().check())?,

@@ -11,7 +11,10 @@ use futures::{StreamExt, stream};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use stacyvm_provider::ByteStream;
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// Largest piece handed on at once, in bytes: what one message to a guest carries.
@@ -55,6 +58,11 @@ impl<T: DeserializeOwned> FromRequest<ApiState> for FileJson<T> {
 }
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let bytes = bytes.trim_ascii_start();
+    // A list would otherwise pass for an object whose fields come in the order of their declaration.
+    if !bytes.is_empty() && !bytes.starts_with(b"{") {
+        return Err(ApiError::bad_request("invalid request body: expected a JSON object"));
+    }
     T::deserialize(&mut serde_json::Deserializer::from_slice(bytes))
         .map_err(|error| ApiError::bad_request(format!("invalid request body: {error}")))
 }
@@ -99,35 +107,45 @@ fn stalled(idle: Duration) -> ApiError {
     ApiError::timeout(format!("the request body stalled for {} s", idle.as_secs()))
 }
 
+/// Why an upload broke off on the client's side, for an answer in its words rather than in those of the guest.
+#[derive(Clone, Default)]
+pub(crate) struct BrokenOff(Arc<Mutex<Option<ApiError>>>);
+
+impl BrokenOff {
+    pub(crate) fn take(&self) -> Option<ApiError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Keeps the reason; what the guest gets only has to end the content.
+    fn keep(&self, error: ApiError) -> stacyvm_provider::Error {
+        let content_error = stacyvm_provider::Error::invalid_argument(error.body().message);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        content_error
+    }
+}
+
 /// The body as file content in pieces. It ends with an error if the client stalls, goes away or sends more than
 /// `limit` bytes, so that a file is replaced by all of the content or not at all.
-pub(crate) fn streamed(body: Body, limit: Option<u64>, idle: Duration) -> ByteStream {
-    let start = (Some(body), Bytes::new(), 0_u64);
-    stream::unfold(start, move |(mut body, mut left, mut sent)| async move {
+pub(crate) fn streamed(body: Body, limit: Option<u64>, idle: Duration) -> (ByteStream, BrokenOff) {
+    let broken = BrokenOff::default();
+    let start = (Some(body), Bytes::new(), 0_u64, broken.clone());
+    let content = stream::unfold(start, move |(mut body, mut left, mut sent, broken)| async move {
         if left.is_empty() {
             match next(body.as_mut()?, idle).await {
                 Ok(Some(data)) => left = data,
                 Ok(None) => return None,
-                Err(error) => return Some((Err(as_content_error(&error)), (None, left, sent))),
+                Err(error) => return Some((Err(broken.keep(error)), (None, left, sent, broken))),
             }
         }
         let piece = left.split_to(left.len().min(PIECE));
         sent += piece.len() as u64;
-        if limit.is_some_and(|limit| sent > limit) {
-            let error = stacyvm_provider::Error::resource_limit("the upload is larger than allowed");
-            return Some((Err(error), (None, Bytes::new(), sent)));
+        if let Some(limit) = limit.filter(|limit| sent > *limit) {
+            let error = ApiError::payload_too_large(format!("the upload is larger than {limit} bytes"));
+            return Some((Err(broken.keep(error)), (None, Bytes::new(), sent, broken)));
         }
-        Some((Ok(piece), (body, left, sent)))
-    })
-    .boxed()
-}
-
-fn as_content_error(error: &ApiError) -> stacyvm_provider::Error {
-    let kind = match error.code() {
-        stacyvm_types::ErrorCode::Timeout => stacyvm_provider::ErrorKind::Timeout,
-        _ => stacyvm_provider::ErrorKind::InvalidArgument,
-    };
-    stacyvm_provider::Error::new(kind, error.body().message)
+        Some((Ok(piece), (body, left, sent, broken)))
+    });
+    (content.boxed(), broken)
 }
 
 /// File content held in memory, in pieces.
@@ -142,7 +160,6 @@ pub(crate) fn pieces(mut bytes: Bytes) -> ByteStream {
 mod tests {
     use super::*;
     use futures::TryStreamExt;
-    use stacyvm_provider::ErrorKind;
     use stacyvm_types::ErrorCode;
 
     fn limits() -> BodyLimits {
@@ -185,40 +202,44 @@ mod tests {
         }
     }
 
+    /// The content, or why it broke off.
+    async fn content(body: Body, limit: Option<u64>) -> Result<Vec<Bytes>, ErrorCode> {
+        let (stream, broken) = streamed(body, limit, limits().idle);
+        let content = stream.try_collect().await;
+        content.map_err(|_| broken.take().unwrap().code())
+    }
+
     #[tokio::test]
     async fn a_cut_body_is_an_error_and_never_a_short_file() {
         assert_eq!(buffered(broken(), 8, &limits()).await.unwrap_err().code(), ErrorCode::BadRequest);
-        let error = streamed(broken(), None, limits().idle).try_collect::<Vec<_>>().await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert_eq!(content(broken(), None).await, Err(ErrorCode::BadRequest));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_stalled_upload_ends_and_a_slow_one_goes_on() {
-        let stalled = streamed(chunks(2, Duration::from_secs(1)), None, limits().idle);
-        assert_eq!(stalled.try_collect::<Vec<_>>().await.unwrap_err().kind(), ErrorKind::Timeout);
-        let slow = streamed(chunks(50, Duration::from_millis(19)), None, limits().idle);
-        assert_eq!(slow.try_collect::<Vec<_>>().await.unwrap().concat().len(), 400);
+        assert_eq!(content(chunks(2, Duration::from_secs(1)), None).await, Err(ErrorCode::Timeout));
+        assert_eq!(content(chunks(50, Duration::from_millis(19)), None).await.unwrap().concat().len(), 400);
     }
 
     #[tokio::test]
     async fn uploads_come_in_pieces_and_stop_at_the_limit() {
-        let content: Bytes = (0..200_000).map(|n| n as u8).collect::<Vec<_>>().into();
-        for stream in
-            [streamed(Body::from(content.clone()), Some(200_000), limits().idle), pieces(content.clone())]
-        {
-            let parts: Vec<Bytes> = stream.try_collect().await.unwrap();
-            assert!(parts.iter().all(|part| !part.is_empty() && part.len() <= PIECE));
-            assert_eq!(parts.concat(), content);
+        let bytes: Bytes = (0..200_000).map(|n| n as u8).collect::<Vec<_>>().into();
+        let sent = content(Body::from(bytes.clone()), Some(200_000)).await.unwrap();
+        for parts in [sent, pieces(bytes.clone()).try_collect().await.unwrap()] {
+            assert!(parts.iter().all(|part: &Bytes| !part.is_empty() && part.len() <= PIECE));
+            assert_eq!(parts.concat(), bytes);
         }
-        let error = streamed(Body::from(content), Some(199_999), limits().idle).try_collect::<Vec<_>>().await;
-        assert_eq!(error.unwrap_err().kind(), ErrorKind::ResourceLimit);
+        assert_eq!(content(Body::from(bytes), Some(199_999)).await, Err(ErrorCode::PayloadTooLarge));
     }
 
     #[test]
     fn json_ends_with_its_first_value() {
-        assert_eq!(decode::<Vec<u8>>(b" [1,2] garbage").unwrap(), [1, 2]);
-        let error = decode::<Vec<u8>>(b"{").unwrap_err();
-        assert_eq!(error.code(), ErrorCode::BadRequest);
-        assert!(error.body().message.starts_with("invalid request body: "));
+        type Map = std::collections::BTreeMap<String, u8>;
+        assert_eq!(decode::<Map>(b" {\"a\":1} garbage").unwrap()["a"], 1);
+        for body in [&b"{"[..], b"", b"[]", b"null", b"{\"a\":\"x\"}"] {
+            let error = decode::<Map>(body).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::BadRequest);
+            assert!(error.body().message.starts_with("invalid request body: "));
+        }
     }
 }

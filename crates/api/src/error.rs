@@ -42,6 +42,7 @@ impl ApiError {
         self
     }
 
+    #[cfg(test)]
     pub(crate) fn code(&self) -> ErrorCode {
         self.code
     }

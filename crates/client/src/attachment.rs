@@ -100,7 +100,10 @@ impl Attachment {
                 self.stream.insert(stream)
             }
         };
-        let record = stream.next().await?.ok_or_else(|| Error::Broken("it ended before the process did".to_owned()))?;
+        let record = stream
+            .next()
+            .await?
+            .ok_or_else(|| Error::Broken("it ended before the process did".to_owned()))?;
         let output = accept(record, &mut self.offset)?;
         self.lost = None;
         Ok(output)
@@ -113,7 +116,8 @@ fn accept(record: StreamRecord, offset: &mut u64) -> Result<Option<Output>> {
         StreamRecord::Stdout(chunk) => data(StreamName::Stdout, &chunk, offset),
         StreamRecord::Stderr(chunk) => data(StreamName::Stderr, &chunk, offset),
         StreamRecord::Gap { offset: start, length } => {
-            let end = start.checked_add(length).ok_or_else(|| Error::Protocol("a gap without end".to_owned()))?;
+            let end =
+                start.checked_add(length).ok_or_else(|| Error::Protocol("a gap without end".to_owned()))?;
             if start > *offset {
                 return Err(Error::Protocol(format!("output is missing from {offset} to {start}")));
             }

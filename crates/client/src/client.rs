@@ -56,8 +56,9 @@ impl Client {
             [("x-api-key", &options.api_key, "the API key"), ("x-user-id", &options.user, "the user id")]
         {
             if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
-                let mut value = HeaderValue::from_str(value)
-                    .map_err(|_| Error::Options(format!("{what} holds characters that no HTTP header carries")))?;
+                let mut value = HeaderValue::from_str(value).map_err(|_| {
+                    Error::Options(format!("{what} holds characters that no HTTP header carries"))
+                })?;
                 value.set_sensitive(true);
                 headers.insert(name, value);
             }
@@ -122,7 +123,11 @@ impl Client {
     }
 
     /// POST of a JSON body, with an answer that comes at once.
-    pub(crate) async fn post<T: DeserializeOwned>(&self, segments: &[&str], body: &impl Serialize) -> Result<T> {
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        segments: &[&str],
+        body: &impl Serialize,
+    ) -> Result<T> {
         self.json(self.request(Method::POST, segments).json(body), PROMPT).await
     }
 
@@ -158,8 +163,16 @@ impl Client {
         }
         let text: String = String::from_utf8_lossy(&text).chars().take(200).collect();
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        let what = if text.is_empty() { status.canonical_reason().unwrap_or("no reason given").to_owned() } else { text };
-        Error::Api { status: status.as_u16(), code: None, message: format!("HTTP {}: {what}", status.as_u16()) }
+        let what = if text.is_empty() {
+            status.canonical_reason().unwrap_or("no reason given").to_owned()
+        } else {
+            text
+        };
+        Error::Api {
+            status: status.as_u16(),
+            code: None,
+            message: format!("HTTP {}: {what}", status.as_u16()),
+        }
     }
 }
 
@@ -211,9 +224,12 @@ mod tests {
 
     #[test]
     fn loopback_is_not_proxied() {
-        for (server, loopback) in
-            [("http://localhost:1", true), ("http://127.3.2.1", true), ("http://[::1]:1", true), ("http://a.b", false)]
-        {
+        for (server, loopback) in [
+            ("http://localhost:1", true),
+            ("http://127.3.2.1", true),
+            ("http://[::1]:1", true),
+            ("http://a.b", false),
+        ] {
             assert_eq!(is_loopback(&base_url(server).unwrap()), loopback, "{server}");
         }
     }
@@ -228,7 +244,8 @@ mod tests {
 
     #[test]
     fn keys_must_fit_into_a_header() {
-        let options = Options { server: "h".to_owned(), api_key: Some("a\nb".to_owned()), ..Options::default() };
+        let options =
+            Options { server: "h".to_owned(), api_key: Some("a\nb".to_owned()), ..Options::default() };
         assert!(matches!(Client::new(&options), Err(Error::Options(_))));
     }
 }

@@ -35,7 +35,8 @@ impl EventStream {
                     return Err(Error::Protocol("an event without end".to_owned()));
                 }
             } else if line.is_empty() && !data.is_empty() {
-                let event = serde_json::from_slice(&data).map_err(|e| Error::Protocol(format!("{e} in an event")))?;
+                let event =
+                    serde_json::from_slice(&data).map_err(|e| Error::Protocol(format!("{e} in an event")))?;
                 return Ok(Some(event));
             }
         }

@@ -121,7 +121,11 @@ impl Client {
     /// # Errors
     /// As the server says.
     pub async fn stat(&self, id: &str, path: &str) -> Result<FileInfo> {
-        self.json(self.request(Method::GET, &["sandboxes", id, "files", "stat"]).query(&[("path", path)]), PROMPT).await
+        self.json(
+            self.request(Method::GET, &["sandboxes", id, "files", "stat"]).query(&[("path", path)]),
+            PROMPT,
+        )
+        .await
     }
 
     /// Entries of a directory.
@@ -129,7 +133,11 @@ impl Client {
     /// # Errors
     /// As the server says.
     pub async fn list_files(&self, id: &str, path: &str) -> Result<Vec<FileInfo>> {
-        self.json(self.request(Method::GET, &["sandboxes", id, "files", "list"]).query(&[("path", path)]), SLOW).await
+        self.json(
+            self.request(Method::GET, &["sandboxes", id, "files", "list"]).query(&[("path", path)]),
+            SLOW,
+        )
+        .await
     }
 
     /// Paths that match a pattern.

@@ -12,6 +12,8 @@ mod files;
 mod lines;
 mod processes;
 mod sandboxes;
+#[cfg(test)]
+mod server_tests;
 mod system;
 
 pub use attachment::{Attachment, Output};

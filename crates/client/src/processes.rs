@@ -8,7 +8,8 @@ use crate::{
 use bytes::Bytes;
 use reqwest::{Method, header::CONTENT_TYPE};
 use stacyvm_types::{
-    ExecRequest, Process, Records, SignalName, SignalReply, SignalRequest, StartProcess, StdinAck, StreamRecord,
+    ExecRequest, Process, Records, SignalName, SignalReply, SignalRequest, StartProcess, StdinAck,
+    StreamRecord,
 };
 use std::time::Duration;
 
@@ -28,7 +29,8 @@ impl RecordStream {
             if line.is_empty() {
                 continue;
             }
-            let record = serde_json::from_slice(&line).map_err(|e| Error::Protocol(format!("{e} in a record")))?;
+            let record =
+                serde_json::from_slice(&line).map_err(|e| Error::Protocol(format!("{e} in a record")))?;
             if !matches!(record, StreamRecord::Heartbeat) {
                 return Ok(Some(record));
             }
@@ -44,7 +46,8 @@ impl Client {
     /// As the server says.
     pub async fn exec_stream(&self, id: &str, request: &ExecRequest) -> Result<RecordStream> {
         let request = ExecRequest { stream: true, records: Records::Full, ..request.clone() };
-        let response = self.send(self.request(Method::POST, &["sandboxes", id, "exec"]).json(&request)).await?;
+        let response =
+            self.send(self.request(Method::POST, &["sandboxes", id, "exec"]).json(&request)).await?;
         Ok(RecordStream { lines: Lines::new(response, SILENCE) })
     }
 
@@ -89,7 +92,14 @@ impl Client {
     ///
     /// # Errors
     /// As the server says.
-    pub async fn write_stdin(&self, id: &str, process: &str, offset: u64, data: Bytes, eof: bool) -> Result<StdinAck> {
+    pub async fn write_stdin(
+        &self,
+        id: &str,
+        process: &str,
+        offset: u64,
+        data: Bytes,
+        eof: bool,
+    ) -> Result<StdinAck> {
         let request = self
             .request(Method::POST, &["sandboxes", id, "processes", process, "stdin"])
             .query(&[("offset", offset.to_string()), ("eof", eof.to_string())])
@@ -104,7 +114,8 @@ impl Client {
     /// As the server says.
     pub async fn signal(&self, id: &str, process: &str, signal: i32, tree: bool) -> Result<bool> {
         let request = SignalRequest { signal: SignalName::Number(signal), tree };
-        let reply: SignalReply = self.post(&["sandboxes", id, "processes", process, "signal"], &request).await?;
+        let reply: SignalReply =
+            self.post(&["sandboxes", id, "processes", process, "signal"], &request).await?;
         Ok(reply.delivered)
     }
 

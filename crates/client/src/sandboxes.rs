@@ -6,8 +6,8 @@ use crate::{
 };
 use reqwest::Method;
 use stacyvm_types::{
-    Admission, CreateSandbox, ExecRequest, ExecResult, ExtendSandbox, Pruned, Sandbox, SandboxStats, StatusReply,
-    WireDuration,
+    Admission, CreateSandbox, ExecRequest, ExecResult, ExtendSandbox, Pruned, Sandbox, SandboxStats,
+    StatusReply, WireDuration,
 };
 
 /// How a create request is sent.

@@ -1,4 +1,5 @@
 //! What the mock promises beyond the contract; what it shares with every provider is the suite's to check.
+#![expect(clippy::unwrap_used, reason = "tests, and what only they call")]
 
 use stacyvm_provider::{
     ErrorKind, Provider, RuntimeState, SandboxId, SandboxSpec,

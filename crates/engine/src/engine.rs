@@ -220,8 +220,8 @@ impl Engine {
             record.state != SandboxState::Creating && ttl::over(record.expires_at)
         });
         let expired: Vec<_> = expired.collect();
-        let results: Vec<_> = stream::iter(&expired)
-            .map(|handle| self.destroy_known(handle))
+        let results: Vec<_> = stream::iter(expired)
+            .map(|handle| async move { self.destroy_known(&handle).await })
             .buffer_unordered(PRUNE_AT_ONCE)
             .collect()
             .await;

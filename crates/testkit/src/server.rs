@@ -37,6 +37,7 @@ pub struct Server {
     home: tempfile::TempDir,
     environment: Vec<(String, String)>,
     http: reqwest::Client,
+    binary: PathBuf,
 }
 
 impl Server {
@@ -45,12 +46,21 @@ impl Server {
     /// # Errors
     /// With the server's log when it does not become ready.
     pub async fn start(environment: &[(&str, &str)]) -> Result<Self> {
+        Self::start_binary(&binary()?, environment).await
+    }
+
+    /// The same with a binary of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub async fn start_binary(binary: &Path, environment: &[(&str, &str)]) -> Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let home = tempfile::Builder::new().prefix("stacyvm-test-").tempdir()?;
         let environment: Vec<_> =
             environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let child = launch(home.path(), port, &environment, &[])?;
-        let mut server = Self { child, port, home, environment, http: reqwest::Client::builder().build()? };
+        let child = launch(binary, home.path(), port, &environment, &[])?;
+        let http = reqwest::Client::builder().build()?;
+        let mut server = Self { child, port, home, environment, http, binary: binary.to_owned() };
         server.ready().await?;
         Ok(server)
     }
@@ -211,7 +221,7 @@ impl Server {
     /// As [`Server::start`].
     pub async fn restart_with(&mut self, more: &[(&str, &str)]) -> Result<()> {
         ensure!(self.child.try_wait()?.is_some(), "it is still running");
-        self.child = launch(self.home.path(), self.port, &self.environment, more)?;
+        self.child = launch(&self.binary, self.home.path(), self.port, &self.environment, more)?;
         self.ready().await
     }
 
@@ -243,10 +253,15 @@ impl Drop for Server {
     }
 }
 
-fn launch(home: &Path, port: u16, environment: &[(String, String)], more: &[(&str, &str)]) -> Result<Child> {
+fn launch(
+    binary: &Path,
+    home: &Path,
+    port: u16,
+    environment: &[(String, String)],
+    more: &[(&str, &str)],
+) -> Result<Child> {
     let log = File::options().create(true).append(true).open(home.join("server.log"))?;
-    let binary = binary()?;
-    let mut command = Command::new(&binary);
+    let mut command = Command::new(binary);
     command.arg("serve").current_dir(home).env_clear();
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command.env("HOME", home);

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 /// `bwrap` with every namespace of its own, a read-only `/usr` and nothing else: what `native` is compared with.
-pub fn bwrap(command: &[&str]) -> Option<Command> {
+pub(super) fn bwrap(command: &[&str]) -> Option<Command> {
     if !present("bwrap") {
         return None;
     }
@@ -16,7 +16,7 @@ pub fn bwrap(command: &[&str]) -> Option<Command> {
 }
 
 /// The same command on the bare host: the floor.
-pub fn bare(command: &[&str]) -> Command {
+pub(super) fn bare(command: &[&str]) -> Command {
     let mut bare = Command::new(command[0]);
     bare.args(&command[1..]);
     quiet(bare)

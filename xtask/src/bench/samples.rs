@@ -5,21 +5,21 @@ use std::fmt::Write;
 
 /// One measured quantity of one side, in the unit that its comparison names.
 #[derive(Debug, Clone, Serialize)]
-pub struct Samples {
+pub(super) struct Samples {
     /// Who was measured.
-    pub side: String,
+    pub(super) side: String,
     /// Every sample, in the order taken.
-    pub values: Vec<f64>,
+    pub(super) values: Vec<f64>,
 }
 
 impl Samples {
     /// An empty series.
-    pub fn new(side: &str) -> Self {
+    pub(super) fn new(side: &str) -> Self {
         Self { side: side.to_owned(), values: Vec::new() }
     }
 
     /// The value below which this part (0 to 1) of the samples lies.
-    pub fn quantile(&self, part: f64) -> f64 {
+    pub(super) fn quantile(&self, part: f64) -> f64 {
         let mut sorted = self.values.clone();
         sorted.sort_by(f64::total_cmp);
         let last = sorted.len().saturating_sub(1);
@@ -31,21 +31,21 @@ impl Samples {
 
 /// Ours and the others' series of one scenario. The first is ours.
 #[derive(Debug, Clone, Serialize)]
-pub struct Comparison {
+pub(super) struct Comparison {
     /// What was done.
-    pub scenario: String,
+    pub(super) scenario: String,
     /// Unit of every value: `ms`, `MiB/s`, `s`, `MiB`.
-    pub unit: &'static str,
+    pub(super) unit: &'static str,
     /// True if a larger value is better.
-    pub more_is_better: bool,
+    pub(super) more_is_better: bool,
     /// The series.
-    pub sides: Vec<Samples>,
+    pub(super) sides: Vec<Samples>,
     /// What could not be measured here, and why.
-    pub not_run: Vec<String>,
+    pub(super) not_run: Vec<String>,
 }
 
 /// The report for people. A ratio above 1 means that we are better.
-pub fn table(report: &[Comparison]) -> String {
+pub(super) fn table(report: &[Comparison]) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,

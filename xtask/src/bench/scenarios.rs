@@ -14,15 +14,15 @@ use std::{
 };
 
 /// One scenario.
-pub struct Scenario {
+pub(super) struct Scenario {
     /// Name for `--only`.
-    pub name: &'static str,
+    pub(super) name: &'static str,
     /// Takes the binary and the number of samples.
-    pub run: fn(PathBuf, usize) -> BoxFuture<'static, Result<Vec<Comparison>>>,
+    pub(super) run: fn(PathBuf, usize) -> BoxFuture<'static, Result<Vec<Comparison>>>,
 }
 
 /// All of them, in the order of the report.
-pub const ALL: &[Scenario] = &[
+pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "create", run: |binary, n| Box::pin(create(binary, n)) },
     Scenario { name: "run", run: |binary, n| Box::pin(run_command(binary, n)) },
     Scenario { name: "exec", run: |binary, n| Box::pin(exec(binary, n)) },
@@ -113,7 +113,7 @@ async fn files(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>> {
     let scratch = tempfile::Builder::new().prefix("stacyvm-bench-").tempdir()?;
     let (from, to) = (scratch.path().join("from"), scratch.path().join("to"));
     std::fs::write(&from, vec![0x5a; BULK])?;
-    let address = server.url(&format!("/sandboxes/{id}/files?path=/workspace/bulk"));
+    let address = server.0.url(&format!("/sandboxes/{id}/files?path=/workspace/bulk"));
     let (mut up, mut down) = (Samples::new("stacyvm native (API)"), Samples::new("stacyvm native (API)"));
     let (mut cp_up, mut cp_down) = (Samples::new("cp on the host"), Samples::new("cp on the host"));
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
@@ -121,14 +121,14 @@ async fn files(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>> {
     for _ in 0..samples.div_ceil(8) {
         let content = stream::repeat(bytes::Bytes::from_static(&[0x5a; 64 << 10])).take(BULK >> 16).map(std::io::Result::Ok);
         let start = Instant::now();
-        let reply = server.http.put(&address).body(reqwest::Body::wrap_stream(content)).send().await?;
+        let reply = server.0.http().put(&address).body(reqwest::Body::wrap_stream(content)).send().await?;
         ensure!(reply.status().is_success(), "upload: {}", reply.text().await?);
         up.values.push(rate(start));
         let start = Instant::now();
         ensure!(Command::new("cp").args([&from, &to]).status()?.success());
         cp_up.values.push(rate(start));
         let start = Instant::now();
-        let mut reply = server.http.get(&address).send().await?;
+        let mut reply = server.0.http().get(&address).send().await?;
         let mut total = 0;
         while let Some(chunk) = reply.chunk().await? {
             total += chunk.len();
@@ -156,7 +156,7 @@ async fn stream_output(binary: PathBuf, samples: usize) -> Result<Vec<Comparison
     for _ in 0..samples.div_ceil(8) {
         let body = serde_json::json!({"command": command, "stream": true});
         let start = Instant::now();
-        let mut reply = server.http.post(server.url(&format!("/sandboxes/{id}/exec"))).json(&body).send().await?;
+        let mut reply = server.0.http().post(server.0.url(&format!("/sandboxes/{id}/exec"))).json(&body).send().await?;
         let mut marks = 0;
         while let Some(chunk) = reply.chunk().await? {
             // 'x' stands in no key of a record.
@@ -204,15 +204,16 @@ async fn recovery(binary: PathBuf) -> Result<Vec<Comparison>> {
         let id = server.create(false).await?;
         let counter = "i=0; while :; do echo $i; i=$((i+1)); sleep 0.01; done";
         let body = serde_json::json!({"command": counter});
-        server.post(&format!("/sandboxes/{id}/processes"), &body).await?;
+        server.0.post(&format!("/sandboxes/{id}/processes"), &body).await?;
         ids.push(id);
     }
     let (mut seconds, mut memory) = (Samples::new("stacyvm, 50 busy sandboxes"), Samples::new("stacyvm, 50 busy sandboxes"));
     for _ in 0..5 {
         let start = Instant::now();
-        server.kill_and_restart().await?;
+        server.0.kill_9().await?;
+        server.0.restart().await?;
         loop {
-            let running = server.list().await?.iter().filter(|sandbox| sandbox["state"] == "running").count();
+            let running = server.0.get("/sandboxes").await?.as_array().map_or(0, |all| all.iter().filter(|s| s["state"] == "running").count());
             if running == ids.len() {
                 break;
             }
@@ -220,9 +221,8 @@ async fn recovery(binary: PathBuf) -> Result<Vec<Comparison>> {
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         }
         seconds.values.push(start.elapsed().as_secs_f64());
-        let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid()))?;
-        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<f64>().ok());
-        memory.values.extend(kib.map(|kib| kib / 1024.0));
+        #[expect(clippy::cast_precision_loss, reason = "a size for people")]
+        memory.values.push(server.0.resident_bytes()? as f64 / f64::from(1 << 20));
     }
     for id in ids {
         server.destroy(&id).await?;

@@ -6,7 +6,7 @@ use crate::{
     output::{self, Cell},
 };
 use clap::Args;
-use jiff::{Timestamp, Zoned, tz::TimeZone};
+use jiff::{Timestamp, ZonedDateTime, tz::TimeZone};
 use stacyvm_types::{Sandbox, SandboxState};
 
 /// List sandboxes, newest first
@@ -25,11 +25,11 @@ impl List {
         if sandboxes.is_empty() {
             return output::line("No active sandboxes");
         }
-        output::text(&render(&sandboxes, &Zoned::now(), output::width(), output::colours()))
+        output::text(&render(&sandboxes, &ZonedDateTime::now(), output::width(), output::colours()))
     }
 }
 
-fn render(sandboxes: &[Sandbox], now: &Zoned, width: Option<usize>, colours: bool) -> String {
+fn render(sandboxes: &[Sandbox], now: &ZonedDateTime, width: Option<usize>, colours: bool) -> String {
     let rows: Vec<Vec<Cell>> = sandboxes
         .iter()
         .map(|sandbox| {
@@ -57,9 +57,9 @@ fn state(state: SandboxState) -> Cell {
 }
 
 /// Local time of day; with the date when that is not today.
-fn clock(at: Timestamp, now: &Zoned) -> String {
+fn clock(at: Timestamp, now: &ZonedDateTime) -> String {
     let zone: TimeZone = now.time_zone().clone();
-    let at = at.to_zoned(zone);
+    let at = at.to_zoned_datetime(zone);
     let format = if at.date() == now.date() { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" };
     at.strftime(format).to_string()
 }
@@ -86,7 +86,7 @@ mod tests {
             preview_domain: String::new(),
             reason: String::new(),
         };
-        let now = "2026-05-04T12:00:00Z".parse::<Timestamp>().unwrap().to_zoned(TimeZone::UTC);
+        let now = "2026-05-04T12:00:00Z".parse::<Timestamp>().unwrap().to_zoned_datetime(TimeZone::UTC);
         assert_eq!(
             render(&[sandbox], &now, None, false),
             "ID    STATE    PROVIDER  IMAGE  CREATED   EXPIRES\n\

@@ -62,10 +62,10 @@ pub(crate) async fn upload_file(
         user: query.user.filter(|user| !user.is_empty()),
     };
     let limits = &state.config().limits;
-    let content = streamed(request.into_body(), limits.upload, limits.idle);
+    let (content, broken) = streamed(request.into_body(), limits.upload, limits.idle);
     let call = Call::start(&state, &id, Operation::FileWrite).await?;
     let result = call.guest.write_file(&file, content).await;
-    let entry = call.end(result)?;
+    let entry = call.end(result).map_err(|error| broken.take().unwrap_or(error))?;
     state.engine().events().emit(EventType::FileWritten, Some(&id), serde_json::Map::new());
     Ok(written(entry))
 }

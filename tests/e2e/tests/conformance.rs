@@ -1,0 +1,43 @@
+//! The conformance suite against every runtime of this host. Each report is kept for the summary at the end of a run.
+
+use anyhow::{Context, Result, ensure};
+use stacyvm_conformance::{Options, run};
+use stacyvm_provider::{Provider, mock::MockProvider};
+use stacyvm_provider_native::{NativeConfig, NativeProvider, SpawnerCommand};
+use stacyvm_testkit::{LeakCheck, binary};
+use std::sync::Arc;
+
+async fn conforms(name: &str, provider: Arc<dyn Provider>) -> Result<()> {
+    let report = run(provider, Options::default()).await;
+    println!("{report}");
+    if let Some(directory) = std::env::var_os("STACYVM_TEST_REPORT") {
+        let path = std::path::Path::new(&directory).join(format!("{name}.json"));
+        std::fs::write(&path, serde_json::to_vec_pretty(&report)?).with_context(|| path.display().to_string())?;
+    }
+    ensure!(report.is_success(), "{name} broke promises: {:?}, left: {:?}", report.failures(), report.left_behind);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn native() -> Result<()> {
+    let leaks = LeakCheck::before();
+    let data = tempfile::Builder::new().prefix("stacyvm-conformance-").tempdir()?;
+    let provider = NativeProvider::start(NativeConfig {
+        data_dir: data.path().to_owned(),
+        installation_id: format!("conformance-{}", std::process::id()),
+        generation: 1,
+        spawner: SpawnerCommand { program: binary()?, args: vec!["internal-spawner".into()] },
+        agent: stacyvm_guest_binaries::AGENT,
+        lock: None,
+    })?;
+    conforms("native", Arc::new(provider)).await?;
+    leaks.check().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mock() -> Result<()> {
+    let leaks = LeakCheck::before();
+    let provider = MockProvider::new("conformance", 1, stacyvm_guest_binaries::AGENT)?;
+    conforms("mock", Arc::new(provider)).await?;
+    leaks.check().await
+}
