@@ -1,3 +1,123 @@
 //! PID 1 of every sandbox: processes, files, output logs.
+//!
+//! Order of the start, which is what keeps the rest safe: privileges are dropped, signals blocked and the zygote forked
+//! while there is one thread and next to no memory; only then does the runtime begin.
 
-fn main() {}
+mod args;
+mod confine;
+mod fail;
+mod files;
+mod killtree;
+mod process;
+mod reaper;
+mod serve;
+mod signals;
+mod supervisor;
+mod users;
+mod zygote;
+
+use args::Config;
+use files::resolve::Root;
+use process::{launch::Launcher, memory::OomKills, table::Table};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use std::{
+    os::{fd::OwnedFd, unix::net::UnixListener},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+/// Threads for file work. Each takes its stack only while there is work.
+const FILE_THREADS: usize = 8;
+/// Their stacks, in bytes: nothing that they do recurses.
+const FILE_STACK: usize = 256 << 10;
+/// How long an idle one stays.
+const FILE_IDLE: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("stacyvm-agent: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> Result<(), String> {
+    let said = |what: &'static str| move |error: rustix::io::Errno| format!("{what}: {error}");
+    let config = Config::parse(std::env::args_os().skip(1))?;
+    let listener = confine::inherit(config.listen_fd).map_err(said("--listen-fd"))?;
+    let memory_events = config.memory_events_fd.map(confine::inherit).transpose();
+    let memory_events = memory_events.map_err(said("--memory-events-fd"))?;
+
+    confine::hide().map_err(said("cannot hide from the sandbox's processes"))?;
+    let isolated = config.root.is_none();
+    if isolated {
+        let missing = confine::keep_only_needed().map_err(said("cannot drop privileges"))?;
+        if !missing.is_empty() {
+            eprintln!("stacyvm-agent: capabilities {missing:?} are missing; some operations will be refused");
+        }
+    }
+    signals::block_all().map_err(said("cannot block signals"))?;
+    // Orphans must end up here, where they are reaped. PID 1 has them anyway.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(said("cannot become a reaper"))?;
+    let zygote = zygote::fork().map_err(said("cannot fork"))?;
+    raise_open_files();
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(FILE_THREADS)
+        .thread_stack_size(FILE_STACK)
+        .thread_keep_alive(FILE_IDLE)
+        .build()
+        .map_err(|error| format!("cannot start: {error}"))?;
+    let result = runtime.block_on(serve(config, listener, memory_events, zygote));
+    // Threads may be in the middle of file work; nothing waits for them.
+    runtime.shutdown_background();
+    result.map_err(|error| error.to_string())
+}
+
+/// Serves until told to end.
+async fn serve(
+    config: Config,
+    listener: OwnedFd,
+    memory_events: Option<OwnedFd>,
+    zygote: zygote::Fresh,
+) -> std::io::Result<()> {
+    let isolated = config.root.is_none();
+    let descriptor = reaper::descriptor()?;
+    let listener = UnixListener::from(listener);
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    let root = Arc::new(Root::new(config.root.as_deref())?);
+    let config = Arc::new(config);
+    let oom_kills = if isolated { OomKills::new(memory_events) } else { OomKills::unknown() };
+    let launcher = Launcher {
+        config: Arc::clone(&config),
+        root: Arc::clone(&root),
+        zygote: zygote.attach()?,
+        oom_kills: Arc::new(oom_kills),
+        protected: is_protected(),
+    };
+    let table = Table::new(launcher);
+    let sandbox = serve::Sandbox { config, root, table };
+    tokio::select! {
+        result = reaper::run(descriptor, rustix::process::getpid().is_init()) => result,
+        never = serve::accept::run(listener, sandbox) => match never {},
+    }
+}
+
+/// Allows as many open files as the hard limit does, after the zygote was forked with the usual limit for processes.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // With less, fewer processes fit, and that is said when it happens.
+    let _ = setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, ..limit });
+}
+
+/// Whether this agent is spared by the out-of-memory killer.
+fn is_protected() -> bool {
+    let score = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    score.trim().parse::<i32>().is_ok_and(|score| score < 0)
+}

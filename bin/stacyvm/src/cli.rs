@@ -10,7 +10,9 @@ pub(crate) const DEFAULT_SERVER: &str = "http://localhost:7423";
 /// `<version> (<os>/<arch>)`, the architecture in the names that earlier releases used.
 pub(crate) fn version() -> &'static str {
     static TEXT: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-    TEXT.get_or_init(|| format!("{} ({}/{})", env!("CARGO_PKG_VERSION"), std::env::consts::OS, architecture()))
+    TEXT.get_or_init(|| {
+        format!("{} ({}/{})", env!("CARGO_PKG_VERSION"), std::env::consts::OS, architecture())
+    })
 }
 
 /// The processor architecture.
@@ -46,10 +48,24 @@ pub(crate) struct Cli {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
     /// Address of the server [default: http://localhost:7423]
-    #[arg(long, global = true, value_name = "URL", env = "STACYVM_SERVER", hide_env_values = true, help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "STACYVM_SERVER",
+        hide_env_values = true,
+        help_heading = "Global options"
+    )]
     server: Option<String>,
     /// Key for the server
-    #[arg(long, global = true, value_name = "KEY", env = "STACYVM_API_KEY", hide_env_values = true, help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "KEY",
+        env = "STACYVM_API_KEY",
+        hide_env_values = true,
+        help_heading = "Global options"
+    )]
     api_key: Option<String>,
     /// Print JSON
     #[arg(long, global = true, help_heading = "Global options")]
@@ -96,3 +112,7 @@ pub(crate) enum Command {
     Version(commands::version::Version),
     Completion(commands::completion::Completion),
 }
+
+#[cfg(test)]
+#[path = "cli_tests.rs"]
+mod tests;

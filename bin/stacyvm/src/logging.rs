@@ -26,7 +26,9 @@ pub(crate) fn for_client(verbose: u8) {
 pub(crate) fn for_server(logging: &Logging) {
     let builder = tracing_subscriber::fmt().with_env_filter(filter(logging.level));
     let _ = match logging.format {
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init(),
+        LogFormat::Json => {
+            builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
+        }
         LogFormat::Pretty => builder.with_ansi(crate::output::colours()).with_target(false).try_init(),
     };
 }

@@ -50,10 +50,18 @@ fn usage(error: &clap::Error) -> ExitCode {
     // A reader that went away has read enough.
     if error.use_stderr() {
         let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr()) && output::colours_allowed();
-        let _ = if ansi { write!(std::io::stderr(), "{}", text.ansi()) } else { write!(std::io::stderr(), "{text}") };
+        let _ = if ansi {
+            write!(std::io::stderr(), "{}", text.ansi())
+        } else {
+            write!(std::io::stderr(), "{text}")
+        };
         return ExitCode::from(2);
     }
-    let _ = if output::colours() { write!(std::io::stdout(), "{}", text.ansi()) } else { write!(std::io::stdout(), "{text}") };
+    let _ = if output::colours() {
+        write!(std::io::stdout(), "{}", text.ansi())
+    } else {
+        write!(std::io::stdout(), "{text}")
+    };
     ExitCode::SUCCESS
 }
 

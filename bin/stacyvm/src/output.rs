@@ -61,7 +61,10 @@ impl Cell {
     /// A cell without colour. Control characters are replaced, so that no name can drive the terminal.
     pub(crate) fn new(text: impl Into<String>) -> Self {
         let text: String = text.into();
-        Self { text: text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect(), colour: None }
+        Self {
+            text: text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect(),
+            colour: None,
+        }
     }
 
     /// The same cell in a colour (an SGR number).
@@ -123,7 +126,11 @@ mod tests {
 
     fn rows() -> Vec<Vec<Cell>> {
         vec![
-            vec![Cell::new("sb-1"), Cell::new("running").coloured("32"), Cell::new("registry.example/very/long:tag")],
+            vec![
+                Cell::new("sb-1"),
+                Cell::new("running").coloured("32"),
+                Cell::new("registry.example/very/long:tag"),
+            ],
             vec![Cell::new("sb-22"), Cell::new("error"), Cell::new("host\x1b[31m")],
         ]
     }

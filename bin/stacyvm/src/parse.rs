@@ -31,8 +31,13 @@ pub(crate) fn processors(text: &str) -> Result<i64, String> {
 
 /// A duration above zero.
 pub(crate) fn duration(text: &str) -> Result<WireDuration, String> {
-    let duration: WireDuration = text.trim().parse().map_err(|e: stacyvm_types::duration::DurationError| e.to_string())?;
-    if duration.as_nanos() > 0 { Ok(duration) } else { Err("use a duration above zero, as in 30s".to_owned()) }
+    let duration: WireDuration =
+        text.trim().parse().map_err(|e: stacyvm_types::duration::DurationError| e.to_string())?;
+    if duration.as_nanos() > 0 {
+        Ok(duration)
+    } else {
+        Err("use a duration above zero, as in 30s".to_owned())
+    }
 }
 
 /// A duration of zero or more.
@@ -62,8 +67,15 @@ mod tests {
 
     #[test]
     fn memory_in_every_spelling() {
-        for (text, mib) in [("512", 512), ("512m", 512), ("512MiB", 512), ("2g", 2048), ("1024k", 1), ("1k", 1), ("1T", 1 << 20)]
-        {
+        for (text, mib) in [
+            ("512", 512),
+            ("512m", 512),
+            ("512MiB", 512),
+            ("2g", 2048),
+            ("1024k", 1),
+            ("1k", 1),
+            ("1T", 1 << 20),
+        ] {
             assert_eq!(memory(text), Ok(mib), "{text}");
         }
         for text in ["", "m", "-1", "1.5g", "12x", "99999999999999999999", "99999999999999t"] {

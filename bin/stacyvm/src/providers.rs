@@ -7,13 +7,7 @@ use crate::{
 use stacyvm_config::Config;
 use stacyvm_provider::{Provider, mock::MockProvider};
 use stacyvm_provider_native::{NativeConfig, NativeProvider, SpawnerCommand};
-use std::{
-    ffi::OsString,
-    io::Read,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{ffi::OsString, io::Read, path::Path, sync::Arc, time::Duration};
 
 /// First argument of the native runtime's spawner, which is this program.
 pub(crate) const SPAWNER: &str = "internal-spawner";
@@ -27,7 +21,10 @@ const LOOK: Duration = Duration::from_secs(6);
 pub(crate) fn agent(path: Option<&Path>) -> Result<&'static [u8]> {
     let Some(path) = path else { return Ok(stacyvm_guest_binaries::AGENT) };
     let failed = |what: String| {
-        Failure::new(format!("agent_path {}: {what}", path.display()), "name a stacyvm-agent, or remove agent_path")
+        Failure::new(
+            format!("agent_path {}: {what}", path.display()),
+            "name a stacyvm-agent, or remove agent_path",
+        )
     };
     let mut bytes = Vec::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(AGENT_BYTES + 1).read_to_end(&mut bytes));

@@ -18,8 +18,15 @@ pub(crate) struct RunResult {
 
 impl RunResult {
     /// `exit_code` is the one that this program ends with.
-    pub(crate) fn new(id: &str, exit_code: u8, exit: &ExitRecord, captured: Captured, duration: Duration) -> Self {
-        let truncated = (captured.stdout.truncated || exit.truncated, captured.stderr.truncated || exit.truncated);
+    pub(crate) fn new(
+        id: &str,
+        exit_code: u8,
+        exit: &ExitRecord,
+        captured: Captured,
+        duration: Duration,
+    ) -> Self {
+        let truncated =
+            (captured.stdout.truncated || exit.truncated, captured.stderr.truncated || exit.truncated);
         let (stdout, stderr, encoding) = match (text(captured.stdout), text(captured.stderr)) {
             (Ok(stdout), Ok(stderr)) => (stdout, stderr, None),
             (stdout, stderr) => (base64(stdout), base64(stderr), Some(Encoding::Base64)),

@@ -75,7 +75,8 @@ impl Scratch {
     pub(crate) async fn clean(self, agent: &'static [u8]) {
         let outcome = async {
             // A higher generation than any: whatever the dead run's agent still listens to, it listens to us first.
-            let native = providers::native(&self.directory, &self.id, u64::from(u32::MAX), agent, &self.lock, None)?;
+            let native =
+                providers::native(&self.directory, &self.id, u64::from(u32::MAX), agent, &self.lock, None)?;
             for sandbox in native.list().await? {
                 native.destroy(&sandbox.id).await?;
             }
@@ -103,7 +104,9 @@ fn left_over(runs: &Path) -> io::Result<Vec<Scratch>> {
     let mut left = Vec::new();
     for entry in fs::read_dir(runs)? {
         let entry = entry?;
-        let Some(id) = entry.file_name().to_str().filter(|name| is_id(name)).map(str::to_owned) else { continue };
+        let Some(id) = entry.file_name().to_str().filter(|name| is_id(name)).map(str::to_owned) else {
+            continue;
+        };
         if !entry.file_type()?.is_dir() {
             continue;
         }
@@ -129,7 +132,11 @@ fn remove(directory: &Path) -> io::Result<()> {
         if entry.file_name() == crate::lock::NAME {
             continue;
         }
-        if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?
+        } else {
+            fs::remove_file(entry.path())?
+        }
     }
     fs::remove_dir_all(directory)
 }
@@ -142,7 +149,8 @@ pub(crate) fn remove_after_spawner(directory: &Path) {
     }
     let Ok(_lock) = Lock::try_take(directory) else { return };
     // A sandbox that could not be destroyed still needs its records; the next run tries again.
-    let empty = |name: &str| fs::read_dir(directory.join(name)).map_or(true, |mut entries| entries.next().is_none());
+    let empty =
+        |name: &str| fs::read_dir(directory.join(name)).map_or(true, |mut entries| entries.next().is_none());
     if empty("sandboxes") {
         let _ = remove(directory);
     }

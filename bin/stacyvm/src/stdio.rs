@@ -127,8 +127,8 @@ pub(crate) fn stdin_is_piped() -> bool {
     let stdin = rustix::stdio::stdin();
     let Ok(stat) = fstat(stdin) else { return false };
     let null = rustix::fs::stat("/dev/null").map(|null| null.st_rdev);
-    let is_null =
-        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && null.is_ok_and(|rdev| rdev == stat.st_rdev);
+    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && null.is_ok_and(|rdev| rdev == stat.st_rdev);
     !is_null && !rustix::termios::isatty(stdin)
 }
 

@@ -14,7 +14,8 @@ use std::borrow::Cow;
 pub(crate) struct ApiError {
     code: ErrorCode,
     message: Cow<'static, str>,
-    headers: HeaderMap,
+    /// Boxed because hardly any error has one.
+    headers: Option<Box<HeaderMap>>,
 }
 
 macro_rules! constructors {
@@ -33,12 +34,12 @@ impl ApiError {
     }
 
     pub(crate) fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into(), headers: HeaderMap::new() }
+        Self { code, message: message.into(), headers: None }
     }
 
     /// The same error with a header.
     pub(crate) fn with_header(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
-        self.headers.insert(name, value.into());
+        self.headers.get_or_insert_default().insert(name, value.into());
         self
     }
 
@@ -57,7 +58,9 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = json(status, &self.body());
-        response.headers_mut().extend(self.headers);
+        if let Some(headers) = self.headers {
+            response.headers_mut().extend(*headers);
+        }
         response
     }
 }

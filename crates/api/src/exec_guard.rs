@@ -4,6 +4,7 @@
 
 use stacyvm_engine::{Engine, ExecRequest};
 use stacyvm_provider::{ProcessInfo, Signal};
+use stacyvm_types::ErrorCode;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -29,18 +30,30 @@ struct Target {
 pub(crate) async fn start(
     engine: &Engine,
     sandbox: &str,
-    request: ExecRequest,
+    mut request: ExecRequest,
     stop: CancellationToken,
 ) -> Result<(ProcessInfo, KillGuard), stacyvm_engine::Error> {
     let (tell, told) = oneshot::channel();
+    let process = format!("p-{:016x}", uuid::Uuid::new_v4().as_u64_pair().1);
+    request.process_id = Some(process.clone());
     let (engine, sandbox) = (engine.clone(), sandbox.to_owned());
     tokio::spawn(async move {
         let started = engine.start_process(&sandbox, request).await;
-        // With nobody left to tell, the guard is dropped here and does its work.
-        let _ = tell.send(started.map(|info| {
-            let target = Some(Target { engine, sandbox, process: info.id.clone() });
-            (info, KillGuard { target, stop })
-        }));
+        let guard = KillGuard { target: Some(Target { engine, sandbox, process }), stop };
+        let _ = tell.send(match started {
+            // With nobody left to tell, the guard is dropped with the message and does its work.
+            Ok(info) => Ok((info, guard)),
+            Err(error) => {
+                // Otherwise it may run all the same, and the guard sees to it.
+                if !matches!(
+                    error.code(),
+                    ErrorCode::Unavailable | ErrorCode::Timeout | ErrorCode::InternalError
+                ) {
+                    guard.disarm();
+                }
+                Err(error)
+            }
+        });
     });
     told.await.unwrap_or_else(|_| Err(stacyvm_engine::Error::internal("the command could not be started")))
 }
@@ -73,7 +86,7 @@ impl Target {
             };
             match killed {
                 Ok(_) => return,
-                Err(error) if error.code() == stacyvm_types::ErrorCode::NotFound => return,
+                Err(error) if error.code() == ErrorCode::NotFound => return,
                 Err(error) => {
                     tracing::warn!(sandbox = %self.sandbox, process = %self.process, %error,
                         "a command without a client could not be killed");

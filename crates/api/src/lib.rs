@@ -8,6 +8,7 @@ mod body;
 mod command;
 mod config;
 mod cors;
+mod drain;
 mod error;
 mod exec_guard;
 mod extract;

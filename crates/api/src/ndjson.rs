@@ -85,10 +85,11 @@ impl Pump {
             };
             tokio::select! {
                 biased;
-                event = self.output.next() => self.take(event),
+                // First, or a command that never falls silent would never be noticed to outlast the server.
                 () = self.stop.cancelled() => {
                     self.lines.broken(&ApiError::unavailable("the server is stopping; attach again at the next offset"));
                 }
+                event = self.output.next() => self.take(event),
                 () = tokio::time::sleep(heartbeat), if heartbeat != Duration::MAX => {
                     self.lines.push(&StreamRecord::Heartbeat);
                 }

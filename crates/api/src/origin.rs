@@ -134,7 +134,8 @@ fn is_json(headers: &HeaderMap) -> bool {
 pub(crate) async fn guard(State(state): State<ApiState>, request: Request, next: Next) -> Response {
     if let Some(guard) = state.guard() {
         let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-        let raw = state.access().get(path, request.method()).is_some_and(|access| access.raw_body);
+        // What is no route has no body either: it gets its 404 or 405.
+        let raw = state.access().get(path, request.method()).is_none_or(|access| access.raw_body);
         if let Err(error) = guard.check(request.method(), request.uri(), request.headers(), raw) {
             return error.into_response();
         }

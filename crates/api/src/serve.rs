@@ -1,6 +1,6 @@
 //! Connections: bounded in number, in the time that a request head may take, and in the time that a stop may take.
 
-use crate::stop::Stop;
+use crate::{drain::Drained, stop::Stop};
 use axum::{Router, body::Body};
 use http::Request;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -8,6 +8,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
 };
+use rustix::net::sockopt;
 use std::{convert::Infallible, future::Future, io, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -23,13 +24,16 @@ const CONNECTIONS: usize = 4096;
 const HEAD: Duration = Duration::from_secs(60);
 /// Longest time that requests get to end once the server stops.
 const GRACE: Duration = Duration::from_secs(10);
+/// Silence after which a connection is asked for a sign of life.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Pause after a failure to accept that is likely to last, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves `router` on `listener` until `shutdown` is ready.
 ///
 /// Then nothing is accepted any more, open streams are told to end, and requests under way have 10 s; what is left is
-/// dropped. Commands and sandboxes are not touched by any of this.
+/// dropped. Sandboxes and processes go on, also those behind streams; only a command whose exec request is dropped while
+/// it waits ends with that request.
 ///
 /// # Errors
 /// None at present: failures to accept are logged and tried again.
@@ -78,15 +82,27 @@ pub async fn serve(
     Ok(())
 }
 
+/// A stream of small records must not wait for the network to collect more; and a client whose machine is gone has to be
+/// noticed, or the command behind its silent stream would run for ever.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE / 4)?;
+    sockopt::set_tcp_keepcnt(stream, 4)?;
+    Ok(())
+}
+
 fn connection(
     stream: TcpStream,
     router: Router,
     stop: CancellationToken,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send {
-    // A stream of small records must not wait for the network to collect more.
-    let _ = stream.set_nodelay(true);
+    if let Err(error) = tune(&stream) {
+        tracing::debug!(%error, "a connection could not be tuned");
+    }
     let service = service_fn(move |request: Request<Incoming>| {
-        let mut request = request.map(Body::new);
+        let mut request = request.map(|body| Body::new(Drained::new(body, stop.clone())));
         request.extensions_mut().insert(Stop(stop.clone()));
         let router = router.clone();
         async move { router.oneshot(request).await.map_err(|never: Infallible| never) }

@@ -1,7 +1,7 @@
 //! What a run found, as data for programs and as a table for people.
 
 use serde::{Deserialize, Serialize};
-use std::{fmt, io, path::Path};
+use std::fmt;
 
 /// Result of a run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -68,31 +68,6 @@ impl Report {
     pub fn failures(&self) -> Vec<&str> {
         let failed = |check: &&CheckReport| matches!(check.outcome, Outcome::Failed { .. });
         self.checks.iter().filter(failed).map(|check| check.id.as_str()).collect()
-    }
-
-    /// Leaves the counts as `<provider>.json` in the directory that `STACYVM_TEST_REPORT` names, for the report at the
-    /// end of a test run; does nothing without that variable.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn save_summary(&self) -> io::Result<()> {
-        let Some(directory) = std::env::var_os("STACYVM_TEST_REPORT") else { return Ok(()) };
-        self.save_summary_in(Path::new(&directory))
-    }
-
-    fn save_summary_in(&self, directory: &Path) -> io::Result<()> {
-        let not_run = self.checks.iter().filter_map(|check| match &check.outcome {
-            Outcome::NotRun { reason } => Some(format!("{}: {reason}", check.id)),
-            _ => None,
-        });
-        let summary = serde_json::json!({
-            "runtime": self.provider,
-            "passed": self.passed,
-            "failed": self.failed,
-            "not_run": not_run.collect::<Vec<_>>(),
-        });
-        std::fs::create_dir_all(directory)?;
-        std::fs::write(directory.join(format!("{}.json", self.provider)), summary.to_string())
     }
 
     /// Counts the outcomes of `checks` into the totals.
@@ -183,17 +158,6 @@ mod tests {
         assert!(report.is_success());
         report.left_behind.push("sb-1: busy".into());
         assert!(!report.is_success());
-    }
-
-    #[test]
-    fn the_summary_names_what_was_not_run() {
-        let directory = tempfile::tempdir().unwrap();
-        let report = report(vec![check("a.b", Outcome::Passed), check("a.c", Outcome::NotRun { reason: "no".into() })]);
-        report.save_summary_in(directory.path()).unwrap();
-        let text = std::fs::read_to_string(directory.path().join("p.json")).unwrap();
-        let summary: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let expected = serde_json::json!({"runtime": "p", "passed": 1, "failed": 0, "not_run": ["a.c: no"]});
-        assert_eq!(summary, expected);
     }
 
     #[test]

@@ -65,7 +65,9 @@ impl Plan {
         check_ttl(ttl)?;
         let key = request.idempotency_key.as_deref().filter(|key| !key.is_empty());
         if key.is_some_and(|key| key.len() > KEY_BYTES || key.chars().any(char::is_control)) {
-            return Err(Error::bad_request("idempotency key must be at most 255 bytes without control characters"));
+            return Err(Error::bad_request(
+                "idempotency key must be at most 255 bytes without control characters",
+            ));
         }
         Ok(Self {
             provider: text(&request.provider, &defaults.provider),
@@ -197,7 +199,13 @@ impl Registry {
     ///
     /// # Errors
     /// `Conflict` for a key that another request holds, `ResourceLimit`, `Unavailable` once closed.
-    pub(crate) fn admit(&self, plan: &Plan, id: &SandboxId, handle: Handle, config: &EngineConfig) -> Result<Admitted> {
+    pub(crate) fn admit(
+        &self,
+        plan: &Plan,
+        id: &SandboxId,
+        handle: Handle,
+        config: &EngineConfig,
+    ) -> Result<Admitted> {
         let mut table = self.table();
         if table.closed {
             return Err(Error::unavailable("the server is stopping"));
@@ -339,11 +347,18 @@ mod tests {
     #[test]
     fn nothing_given_means_the_defaults() {
         let config = EngineConfig::default();
-        let old_client =
-            CreateRequest { image: Some(String::new()), memory_mb: Some(0), vcpus: Some(0), ..Default::default() };
+        let old_client = CreateRequest {
+            image: Some(String::new()),
+            memory_mb: Some(0),
+            vcpus: Some(0),
+            ..Default::default()
+        };
         for request in [CreateRequest::default(), old_client] {
             let plan = Plan::new(&request, &config).unwrap();
-            assert_eq!((plan.spec.image.as_str(), plan.spec.memory_mb, plan.spec.vcpus), ("alpine:latest", 1024, 1));
+            assert_eq!(
+                (plan.spec.image.as_str(), plan.spec.memory_mb, plan.spec.vcpus),
+                ("alpine:latest", 1024, 1)
+            );
             assert_eq!((plan.provider.as_str(), plan.ttl), ("native", Duration::from_secs(1800)));
         }
     }
@@ -359,7 +374,10 @@ mod tests {
             CreateRequest { ttl: Some(Duration::MAX), ..Default::default() },
             CreateRequest { image: Some("a\nb".into()), ..Default::default() },
             CreateRequest { image: Some("x".repeat(1025)), ..Default::default() },
-            CreateRequest { metadata: (0..65).map(|n| (n.to_string(), String::new())).collect(), ..Default::default() },
+            CreateRequest {
+                metadata: (0..65).map(|n| (n.to_string(), String::new())).collect(),
+                ..Default::default()
+            },
             CreateRequest { metadata: [("k".into(), "v".repeat(16 << 10))].into(), ..Default::default() },
             CreateRequest { idempotency_key: Some("k".repeat(256)), ..Default::default() },
         ];

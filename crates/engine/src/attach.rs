@@ -198,7 +198,9 @@ impl Attachment {
     /// The sandbox itself is over.
     fn ended(&self) -> Error {
         let target = &self.attach.target;
-        let message = target.refusal().map_or_else(|| format!("sandbox destroyed: {}", target.id), |e| e.message().into());
+        let message = target
+            .refusal()
+            .map_or_else(|| format!("sandbox destroyed: {}", target.id), |e| e.message().into());
         Error::destroyed(message)
     }
 }

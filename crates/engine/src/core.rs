@@ -52,10 +52,14 @@ impl Core {
         self.actors.spawn(self.until_halted(task));
     }
 
-    fn until_halted(&self, task: impl Future<Output = ()> + Send + 'static) -> impl Future<Output = ()> + Send + 'static {
+    fn until_halted(
+        &self,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let halted = self.halted.clone();
         async move {
             tokio::select! {
+                biased;
                 () = halted.cancelled() => {}
                 () = task => {}
             }

@@ -39,7 +39,10 @@ impl Actor {
         hit(Point::CreateStored);
         self.emit(
             EventType::SandboxCreated,
-            [("provider", self.record.provider.as_str().into()), ("image", self.record.spec.image.as_str().into())],
+            [
+                ("provider", self.record.provider.as_str().into()),
+                ("image", self.record.spec.image.as_str().into()),
+            ],
         );
         match self.make().await {
             Made::Yes(created) => {
@@ -59,7 +62,9 @@ impl Actor {
 
     /// The runtime's part, with the mailbox open.
     async fn make(&mut self) -> Made {
-        let Some(slot) = self.slot.clone() else { return Made::No(not_configured(&self.record.provider).into()) };
+        let Some(slot) = self.slot.clone() else {
+            return Made::No(not_configured(&self.record.provider).into());
+        };
         let (id, spec) = (self.id.clone(), self.record.spec.clone());
         let deadline = self.core.config.create_deadline;
         let mut call = Box::pin(guarded(deadline, slot.provider.create(&id, &spec)));
@@ -124,8 +129,11 @@ impl Actor {
     /// The row could not be stored, as far as is known: an I/O error may have come after the fact.
     async fn never_stored(&mut self, error: Error) -> Phase {
         let at = now();
-        let change =
-            SandboxChange { state: Some(SandboxState::Destroyed), destroyed_at: Some(at), ..SandboxChange::default() };
+        let change = SandboxChange {
+            state: Some(SandboxState::Destroyed),
+            destroyed_at: Some(at),
+            ..SandboxChange::default()
+        };
         if !matches!(error.code(), stacyvm_types::ErrorCode::Conflict)
             && let Err(error) = self.store(&change).await
         {

@@ -14,7 +14,8 @@ impl Actor {
     pub(crate) async fn destroy(&mut self) -> Phase {
         // Whoever waits for its runtime after a start, or for its creation, need not any more.
         self.settled();
-        let reason = if self.record.state == SandboxState::Error { self.record.reason.clone() } else { String::new() };
+        let reason =
+            if self.record.state == SandboxState::Error { self.record.reason.clone() } else { String::new() };
         self.enter(SandboxState::Destroying, &reason).await;
         hit(Point::DestroyStored);
         let mut backoff = Backoff::new(self.core.config.retry);
@@ -103,5 +104,5 @@ pub(crate) async fn revival(revived: &mut Option<tokio::sync::watch::Receiver<u6
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }

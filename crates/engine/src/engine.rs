@@ -1,7 +1,8 @@
 //! The engine's public face. It validates, admits, and hands requests to the tasks that own the sandboxes.
 
 use crate::{
-    CreateRequest, EngineConfig, Error, EventBus, ListFilter, Operation, ProviderStatus, Result, SandboxRecord,
+    CreateRequest, EngineConfig, Error, EventBus, ListFilter, Operation, ProviderStatus, Result,
+    SandboxRecord,
     admission::{Admitted, Plan, check_max_ttl, check_ttl, expiry, now},
     core::Core,
     create::Birth,
@@ -47,7 +48,11 @@ impl Engine {
     ///
     /// # Errors
     /// `InternalError` or `Unavailable` if the store cannot be read; `Conflict` if two providers have the same name.
-    pub async fn start(config: EngineConfig, store: Store, providers: Vec<Arc<dyn Provider>>) -> Result<Self> {
+    pub async fn start(
+        config: EngineConfig,
+        store: Store,
+        providers: Vec<Arc<dyn Provider>>,
+    ) -> Result<Self> {
         let Some(providers) = Providers::new(providers) else {
             return Err(Error::conflict("two providers have the same name"));
         };
@@ -97,9 +102,10 @@ impl Engine {
     }
 
     async fn create_planned(&self, plan: Plan) -> Result<SandboxRecord> {
-        let id: SandboxId = format!("sb-{:016x}", rand::random::<u64>())
-            .parse()
-            .map_err(|error| Error::internal("no id could be made").because(Box::<dyn std::error::Error + Send + Sync>::from(error)))?;
+        let id: SandboxId = format!("sb-{:016x}", rand::random::<u64>()).parse().map_err(|error| {
+            Error::internal("no id could be made")
+                .because(Box::<dyn std::error::Error + Send + Sync>::from(error))
+        })?;
         let at = now();
         let record = SandboxRecord {
             id: id.clone(),
@@ -151,7 +157,8 @@ impl Engine {
                 && filter.state.is_none_or(|state| record.state == state)
                 && filter.provider.as_ref().is_none_or(|provider| record.provider == *provider)
         };
-        let mut records: Vec<_> = self.core.registry.all().iter().map(Handle::record).filter(|r| wanted(r)).collect();
+        let mut records: Vec<_> =
+            self.core.registry.all().iter().map(Handle::record).filter(|r| wanted(r)).collect();
         records.sort_by_key(|record| Reverse((record.created_at, record.id.clone())));
         records.truncate(filter.limit.unwrap_or(usize::MAX));
         Ok(records.iter().map(|record| record.as_ref().clone()).collect())
@@ -183,13 +190,17 @@ impl Engine {
         let done = async {
             // An error means that its task ended: destroyed, as the view says then, or because the engine stops.
             let _ = handle.mailbox.send(Message::Destroy).await;
-            view.wait_for(|view| view.record.state == SandboxState::Destroyed).await.map(drop).map_err(|_| stopping())
+            view.wait_for(|view| view.record.state == SandboxState::Destroyed)
+                .await
+                .map(drop)
+                .map_err(|_| stopping())
         };
         match tokio::time::timeout(self.core.config.destroy_wait, done).await {
             Ok(result) => result,
             Err(_) => {
                 let record = handle.record();
-                let reason = if record.reason.is_empty() { "its runtime is not done yet" } else { &record.reason };
+                let reason =
+                    if record.reason.is_empty() { "its runtime is not done yet" } else { &record.reason };
                 Err(Error::unavailable(format!("sandbox {} is still being destroyed: {reason}", record.id)))
             }
         }
@@ -280,7 +291,13 @@ impl Engine {
         }
     }
 
-    pub(crate) fn observe<T>(&self, operation: Operation, provider: &str, result: &Result<T>, started: Instant) {
+    pub(crate) fn observe<T>(
+        &self,
+        operation: Operation,
+        provider: &str,
+        result: &Result<T>,
+        started: Instant,
+    ) {
         let outcome = result.as_ref().map(drop).map_err(Error::message);
         self.operation_counts().record(operation, provider, outcome, started.elapsed());
     }
@@ -306,6 +323,13 @@ impl Engine {
         self.core.store.close().await;
     }
 
+    /// Ends everything where it is, as if the process were killed, except that the store stays open: for tests of what the
+    /// next start makes of it.
+    pub fn halt(&self) {
+        self.core.registry.close();
+        self.core.halted.cancel();
+    }
+
     /// Cancelled once [`Engine::shutdown`] begins: streams that never end by themselves should end then.
     pub fn stopping(&self) -> CancellationToken {
         self.core.stopping.clone()
@@ -323,7 +347,8 @@ fn stopping() -> Error {
 }
 
 fn row(record: &SandboxRecord, plan: &Plan) -> Result<SandboxRow> {
-    let json = |error: serde_json::Error| Error::internal("a sandbox could not be written as JSON").because(error);
+    let json =
+        |error: serde_json::Error| Error::internal("a sandbox could not be written as JSON").because(error);
     let (key, fingerprint) = plan.key.clone().unzip();
     Ok(SandboxRow {
         id: record.id.to_string(),

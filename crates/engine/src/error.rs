@@ -100,7 +100,9 @@ impl From<StoreError> for Error {
         let code = match &error {
             StoreError::Full | StoreError::Unavailable { .. } => ErrorCode::Unavailable,
             StoreError::Duplicate => ErrorCode::Conflict,
-            StoreError::Corrupt { .. } | StoreError::Newer { .. } | StoreError::Defect { .. } => ErrorCode::InternalError,
+            StoreError::Corrupt { .. } | StoreError::Newer { .. } | StoreError::Defect { .. } => {
+                ErrorCode::InternalError
+            }
         };
         Self { code, message: error.to_string(), source: Some(Arc::new(error)) }
     }

@@ -119,7 +119,8 @@ impl EventBus {
         let live = self.inner.live.subscribe();
         let newest = *self.inner.published.borrow();
         let seen = after.filter(|after| *after <= newest).unwrap_or(newest);
-        let reader = Reader { inner: self.inner.clone(), live, seen, page: VecDeque::new(), replay: seen < newest };
+        let reader =
+            Reader { inner: self.inner.clone(), live, seen, page: VecDeque::new(), replay: seen < newest };
         Subscription(stream::unfold(reader, Reader::next).boxed())
     }
 

@@ -12,7 +12,8 @@ use crate::{
 use futures::StreamExt;
 use serde_json::Value;
 use stacyvm_provider::{
-    ErrorKind, Guest, Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec, Signal, StdStream,
+    ErrorKind, Guest, Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec, SandboxId, Signal,
+    StdStream,
 };
 use stacyvm_types::{ErrorCode, EventType, WireDuration};
 use std::{
@@ -30,6 +31,10 @@ const START_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::
 const OVERTIME: Duration = Duration::from_secs(15);
 /// Longest wait in one question for a process's end.
 const WAIT: Duration = Duration::from_secs(50);
+/// Pauses between looks at a process whose end cannot be waited for.
+const WATCH_RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// A watcher has more patience than a reader: this many times `reconnect_window`.
+const WATCH_WINDOWS: u32 = 10;
 const KILL_ATTEMPTS: u32 = 6;
 const KILL_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
@@ -104,7 +109,9 @@ fn spec(request: ExecRequest, limits: &Limits) -> Result<ProcessSpec> {
     }
     let texts = request.argv.iter().chain(request.env.values()).chain(&request.cwd).chain(&request.user);
     if texts.chain(request.env.keys()).any(|text| text.contains('\0')) {
-        return Err(Error::bad_request("command, environment, working directory and user cannot contain NUL"));
+        return Err(Error::bad_request(
+            "command, environment, working directory and user cannot contain NUL",
+        ));
     }
     if request.env.keys().any(|name| name.is_empty() || name.contains('=')) {
         return Err(Error::bad_request("names of environment variables cannot be empty or contain '='"));
@@ -117,7 +124,9 @@ fn spec(request: ExecRequest, limits: &Limits) -> Result<ProcessSpec> {
         Some(id) => {
             let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
             if !(1..=64).contains(&id.len()) || !id.bytes().all(legal) {
-                return Err(Error::bad_request("process id must be 1 to 64 letters, digits, '-', '_' or '.'"));
+                return Err(Error::bad_request(
+                    "process id must be 1 to 64 letters, digits, '-', '_' or '.'",
+                ));
             }
             id
         }
@@ -245,7 +254,9 @@ async fn collect(target: &Target, mut output: OutputStream, most: u64) -> Result
                 stderr.truncated = true;
             }
             OutputEvent::Exit(process) if process.outcome.is_some() => return Ok((*process, stdout, stderr)),
-            OutputEvent::Exit(_) => return Err(Error::internal("the guest reported an end without a status")),
+            OutputEvent::Exit(_) => {
+                return Err(Error::internal("the guest reported an end without a status"));
+            }
         }
     }
     Err(Error::internal("the guest ended the output without an exit status"))
@@ -283,7 +294,11 @@ async fn kill(target: &Target, process: &str) {
         match result {
             Ok(_) => return,
             // Unknown: its start may still be on its way.
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Unavailable | ErrorKind::Timeout) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::NotFound | ErrorKind::Unavailable | ErrorKind::Timeout
+                ) => {}
             Err(error) => {
                 tracing::warn!(sandbox = %target.id, process, error = error.chain(), "an abandoned command was not killed");
                 return;
@@ -308,34 +323,55 @@ fn watch(core: &Arc<Core>, target: &Target, process: &str) {
     });
 }
 
+/// Watches the processes that went on while there was no engine.
+pub(crate) async fn watch_adopted(core: Arc<Core>, id: SandboxId) {
+    let Ok(target) = Target::find(&core, id.as_str()).await else { return };
+    let listed = async {
+        let guest = target.guest().await?;
+        guarded(target.deadline(), guest.processes()).await
+    };
+    match listed.await {
+        Ok(processes) => {
+            for process in processes.iter().filter(|process| process.outcome.is_none()) {
+                watch(&core, &target, &process.id);
+            }
+        }
+        Err(error) => {
+            tracing::warn!(sandbox = %id, error = error.chain(), "the ends of its running processes will not be events");
+        }
+    }
+}
+
+/// The end of a process, unless its guest stays out of reach or forgets it.
 async fn wait(core: &Core, target: &Target, process: &str) -> Option<ProcessInfo> {
-    let mut backoff = Backoff::new(core.config.retry);
+    let mut backoff = Backoff::new(WATCH_RETRY);
     let mut lost_since = None;
     loop {
         let asked = Instant::now();
         let attempt = async {
             let guest = target.guest().await?;
-            guarded(WAIT + target.deadline(), guest.wait(process, WAIT)).await
+            // Beyond what may wait at the guest, look now and again.
+            match target.handle.waits.try_acquire() {
+                Ok(_turn) => guarded(WAIT + target.deadline(), guest.wait(process, WAIT)).await,
+                Err(_) => guarded(target.deadline(), guest.process(process)).await,
+            }
         };
         match attempt.await {
             Ok(info) if info.outcome.is_some() => return Some(info),
-            Ok(_) => {
-                lost_since = None;
-                if asked.elapsed() < WAIT / 2 {
-                    // A guest that does not wait must not keep us busy.
-                    tokio::time::sleep(backoff.pause()).await;
-                } else {
-                    backoff.reset();
-                }
-            }
+            Ok(_) => lost_since = None,
             Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) => {
                 let since = *lost_since.get_or_insert_with(Instant::now);
-                if since.elapsed() > core.config.reconnect_window * 10 {
+                if since.elapsed() > core.config.reconnect_window * WATCH_WINDOWS {
                     return None;
                 }
-                tokio::time::sleep(backoff.pause()).await;
             }
             Err(_) => return None,
+        }
+        // A wait that took its time needs no pause; a guest that does not wait must not keep us busy.
+        if asked.elapsed() >= WAIT / 2 {
+            backoff.reset();
+        } else {
+            tokio::time::sleep(backoff.pause()).await;
         }
     }
 }
@@ -362,7 +398,8 @@ fn report_end(core: &Core, target: &Target, process: &ProcessInfo) {
 }
 
 fn report_failure(core: &Core, target: &Target, process: &str, error: &Error) {
-    let kind = if error.code() == ErrorCode::Timeout { EventType::ExecTimeout } else { EventType::ExecFailed };
+    let kind =
+        if error.code() == ErrorCode::Timeout { EventType::ExecTimeout } else { EventType::ExecFailed };
     let pairs = details([
         ("process_id", process.into()),
         ("operation", "exec".into()),
@@ -396,7 +433,11 @@ mod tests {
             (seconds(0), 5, 0, None),
             (seconds(0), 5, 9, seconds(9)),
         ] {
-            assert_eq!(deadline(asked, &limits(default, max)).unwrap(), expected, "{asked:?} {default} {max}");
+            assert_eq!(
+                deadline(asked, &limits(default, max)).unwrap(),
+                expected,
+                "{asked:?} {default} {max}"
+            );
         }
         let error = deadline(seconds(10), &limits(0, 9)).unwrap_err();
         assert_eq!(error.code(), ErrorCode::ResourceLimit);

@@ -66,7 +66,10 @@ mod tests {
         let mut backoff = Backoff::new((Duration::from_millis(100), Duration::from_secs(1)));
         let pauses: Vec<_> = (0..8).map(|_| backoff.pause()).collect();
         assert!(pauses[0] < Duration::from_millis(130), "{pauses:?}");
-        assert!(pauses[7] > Duration::from_millis(700) && pauses[7] < Duration::from_millis(1300), "{pauses:?}");
+        assert!(
+            pauses[7] > Duration::from_millis(700) && pauses[7] < Duration::from_millis(1300),
+            "{pauses:?}"
+        );
         backoff.reset();
         assert!(backoff.pause() < Duration::from_millis(130));
     }

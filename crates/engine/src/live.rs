@@ -5,8 +5,9 @@
 //! confused while it restarts costs nobody a sandbox.
 
 use crate::{
-    guard::{Backoff, guarded},
     destroy::revival,
+    exec,
+    guard::{Backoff, guarded},
     providers::Slot,
     sandbox::{Actor, Message, Phase, not_configured},
     ttl,
@@ -108,6 +109,7 @@ impl Actor {
         self.settled();
         if recovering {
             self.reconciled("adopted", "");
+            self.core.spawn(exec::watch_adopted(self.core.clone(), self.id.clone()));
         } else if was == SandboxState::Unhealthy && state == SandboxState::Running {
             self.emit(EventType::SandboxRunning, [("provider", self.record.provider.as_str().into())]);
         }

@@ -78,7 +78,13 @@ pub(crate) struct Operations {
 }
 
 impl Operations {
-    pub(crate) fn record(&self, operation: Operation, provider: &str, outcome: Result<(), &str>, took: Duration) {
+    pub(crate) fn record(
+        &self,
+        operation: Operation,
+        provider: &str,
+        outcome: Result<(), &str>,
+        took: Duration,
+    ) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry((operation, provider.to_owned())).or_default();
         match outcome {

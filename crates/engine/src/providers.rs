@@ -81,7 +81,8 @@ impl Providers {
             .map(|provider| {
                 let revive = watch::Sender::new(0);
                 let revived = revive.subscribe();
-                let state = State { looked: watch::Sender::new(None), held: watch::Sender::new(None), revive };
+                let state =
+                    State { looked: watch::Sender::new(None), held: watch::Sender::new(None), revive };
                 let recovery = Arc::new(Semaphore::new(RECOVERY_CALLS));
                 (provider.name().to_owned(), Slot { provider, recovery, revived, state: Arc::new(state) })
             })
@@ -143,7 +144,12 @@ impl Slot {
             if health.healthy != was_healthy {
                 was_healthy = health.healthy;
                 let problem = health.problem.as_deref().unwrap_or_default();
-                tracing::info!(provider = self.provider.name(), healthy = was_healthy, problem, "provider health changed");
+                tracing::info!(
+                    provider = self.provider.name(),
+                    healthy = was_healthy,
+                    problem,
+                    "provider health changed"
+                );
                 if was_healthy {
                     self.state.revive.send_modify(|count| *count += 1);
                 }

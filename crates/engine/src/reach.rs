@@ -59,7 +59,9 @@ impl Target {
             SandboxState::Creating => {
                 Some(Error::unavailable(format!("sandbox {id} is still being created; try again")))
             }
-            SandboxState::Unhealthy => Some(Error::unavailable(format!("sandbox {id} is out of reach: {reason}"))),
+            SandboxState::Unhealthy => {
+                Some(Error::unavailable(format!("sandbox {id} is out of reach: {reason}")))
+            }
             SandboxState::Paused => Some(Error::conflict(format!("sandbox {id} is paused"))),
             SandboxState::Error => Some(Error::conflict(format!("sandbox {id} has failed: {reason}"))),
             SandboxState::Expired | SandboxState::Destroying | SandboxState::Destroyed => Some(destroyed(id)),

@@ -41,7 +41,8 @@ impl SandboxRecord {
     /// # Errors
     /// `InternalError` for a row that this version cannot read.
     pub(crate) fn from_row(row: &SandboxRow, preview_domain: &str) -> Result<Self> {
-        let unreadable = |what: &str| Error::internal(format!("stored sandbox {} has an unreadable {what}", row.id));
+        let unreadable =
+            |what: &str| Error::internal(format!("stored sandbox {} has an unreadable {what}", row.id));
         Ok(Self {
             id: row.id.parse().map_err(|_| unreadable("id"))?,
             state: row.state,

@@ -13,9 +13,9 @@
 use crate::{
     SandboxRecord,
     core::Core,
+    destroy::revival,
     events::details,
     guard::{Backoff, guarded},
-    destroy::revival,
     providers::Slot,
     sandbox::{Actor, Phase},
     ttl,
@@ -87,7 +87,11 @@ pub(crate) async fn inventory(core: Arc<Core>, slot: Slot) {
                 slot.holds(None);
                 if told != error.message() {
                     error.message().clone_into(&mut told);
-                    tracing::warn!(provider = name, error = error.chain(), "a runtime could not list what it holds");
+                    tracing::warn!(
+                        provider = name,
+                        error = error.chain(),
+                        "a runtime could not list what it holds"
+                    );
                     let data = details([
                         ("operation", "reconcile.runtime_inventory".into()),
                         ("provider", name.as_str().into()),

@@ -40,11 +40,13 @@ use stacyvm_provider::SandboxId;
 use stacyvm_store::{SandboxChange, StoreError};
 use stacyvm_types::{EventType, SandboxState};
 use std::{sync::Arc, time::Duration};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Requests that may wait for one sandbox.
 const MAILBOX: usize = 64;
+/// Waits for a process's end, of the engine's own, that one guest is asked for at once.
+const WAITS: usize = 16;
 
 /// What a sandbox's task can be asked for.
 #[derive(Debug)]
@@ -74,6 +76,8 @@ pub(crate) struct Handle {
     pub(crate) view: watch::Receiver<View>,
     /// Cancelled when it will never take commands again.
     pub(crate) gone: CancellationToken,
+    /// Bounds the questions to its guest that take long to be answered: they share a connection with those that must not.
+    pub(crate) waits: Arc<Semaphore>,
 }
 
 impl Handle {
@@ -122,7 +126,8 @@ impl Actor {
         let view = View { record: Arc::new(record.clone()), birth: born.then_some(Ok(())), settled };
         let (publisher, view) = watch::channel(view);
         let gone = CancellationToken::new();
-        let handle = Handle { mailbox: sender, view, gone: gone.clone() };
+        let handle =
+            Handle { mailbox: sender, view, gone: gone.clone(), waits: Arc::new(Semaphore::new(WAITS)) };
         let slot = core.providers.get(&record.provider).cloned();
         (Self { core, id: record.id.clone(), slot, record, mailbox, view: publisher, gone }, handle)
     }
@@ -160,7 +165,9 @@ impl Actor {
         check_ttl(ttl)?;
         check_max_ttl(ttl, self.core.config.limits.max_ttl)?;
         match self.record.state {
-            SandboxState::Creating => return Err(Error::conflict(format!("sandbox {} is still being created", self.id))),
+            SandboxState::Creating => {
+                return Err(Error::conflict(format!("sandbox {} is still being created", self.id)));
+            }
             SandboxState::Expired | SandboxState::Destroying | SandboxState::Destroyed => {
                 return Err(destroyed(&self.id));
             }

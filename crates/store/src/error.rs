@@ -52,7 +52,8 @@ impl StoreError {
             sqlx::Error::Database(database) if database.is_unique_violation() => Self::Duplicate,
             sqlx::Error::Database(database) => {
                 // The low byte of SQLite's extended result code is the primary one.
-                let primary = database.code().and_then(|code| code.parse::<i32>().ok()).map(|code| code & 0xff);
+                let primary =
+                    database.code().and_then(|code| code.parse::<i32>().ok()).map(|code| code & 0xff);
                 match primary {
                     Some(FULL) => Self::Full,
                     Some(CORRUPT | NOT_A_DATABASE) => Self::Corrupt { path, source: error.into() },
@@ -62,9 +63,10 @@ impl StoreError {
                     _ => Self::Defect { source: error.into() },
                 }
             }
-            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
-                Self::Unavailable { path, source: error.into() }
-            }
+            sqlx::Error::Io(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => Self::Unavailable { path, source: error.into() },
             _ => Self::Defect { source: error.into() },
         }
     }

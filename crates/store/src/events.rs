@@ -5,8 +5,11 @@ use crate::{
     sandboxes::{micros, timestamp},
 };
 use jiff::Timestamp;
-use sqlx::Row;
+use sqlx::{QueryBuilder, Row};
 use stacyvm_types::EventType;
+
+/// One statement instead of many keeps the one writing connection free for sandboxes; its text stays short.
+const ROWS_PER_STATEMENT: usize = 64;
 
 /// One event as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,16 +34,16 @@ impl Store {
     pub async fn append_events(&self, events: &[EventRow]) -> Result<()> {
         let sort = |error| self.sort(error);
         let mut transaction = self.writer.begin().await.map_err(sort)?;
-        for event in events {
-            sqlx::query("INSERT INTO events (seq, kind, sandbox_id, ts, data) VALUES ($1, $2, $3, $4, $5)")
-                .bind(number(event.seq))
-                .bind(event.kind.as_str())
-                .bind(event.sandbox_id.as_deref())
-                .bind(micros(event.at))
-                .bind(&event.data)
-                .execute(&mut *transaction)
-                .await
-                .map_err(sort)?;
+        for part in events.chunks(ROWS_PER_STATEMENT) {
+            let mut insert = QueryBuilder::new("INSERT INTO events (seq, kind, sandbox_id, ts, data) ");
+            insert.push_values(part, |mut row, event| {
+                row.push_bind(number(event.seq))
+                    .push_bind(event.kind.as_str())
+                    .push_bind(event.sandbox_id.as_deref())
+                    .push_bind(micros(event.at))
+                    .push_bind(&event.data);
+            });
+            insert.build().execute(&mut *transaction).await.map_err(sort)?;
         }
         transaction.commit().await.map_err(sort)
     }
@@ -51,12 +54,14 @@ impl Store {
     /// # Errors
     /// Any [`crate::StoreError`].
     pub async fn events_after(&self, after: u64, limit: u32) -> Result<Vec<EventRow>> {
-        let rows = sqlx::query("SELECT seq, kind, sandbox_id, ts, data FROM events WHERE seq > $1 ORDER BY seq LIMIT $2")
-            .bind(number(after))
-            .bind(i64::from(limit))
-            .fetch_all(&self.reader)
-            .await
-            .map_err(|error| self.sort(error))?;
+        let rows = sqlx::query(
+            "SELECT seq, kind, sandbox_id, ts, data FROM events WHERE seq > $1 ORDER BY seq LIMIT $2",
+        )
+        .bind(number(after))
+        .bind(i64::from(limit))
+        .fetch_all(&self.reader)
+        .await
+        .map_err(|error| self.sort(error))?;
         let mut events = Vec::with_capacity(rows.len());
         for row in rows {
             let read = || -> Result<_, sqlx::Error> {

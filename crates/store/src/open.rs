@@ -2,7 +2,7 @@
 
 use crate::{Result, StoreError};
 use sqlx::{
-    SqlitePool,
+    ConnectOptions, SqlitePool,
     migrate::{MigrateError, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -52,7 +52,8 @@ impl Store {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(BUSY)
-            .foreign_keys(true);
+            .foreign_keys(true)
+            .disable_statement_logging();
         let sort = |error| StoreError::sort(path, error);
         let writer = pool(1).connect_with(options.clone()).await.map_err(sort)?;
         let reader = pool(READERS).connect_lazy_with(options.read_only(true));
@@ -68,7 +69,8 @@ impl Store {
     /// [`StoreError::Defect`]; there is nothing that could be missing.
     pub async fn in_memory() -> Result<Self> {
         let path = PathBuf::from(":memory:");
-        let options = SqliteConnectOptions::new().in_memory(true).foreign_keys(true);
+        let options =
+            SqliteConnectOptions::new().in_memory(true).foreign_keys(true).disable_statement_logging();
         // The connection is the database, so there is exactly one and it is never replaced.
         let writer = pool(1).connect_with(options).await.map_err(|error| StoreError::sort(&path, error))?;
         let store = Self { reader: writer.clone(), writer, path: Arc::new(path) };

@@ -109,13 +109,17 @@ impl Store {
         let sort = |error| self.sort(error);
         let time = |column: &str| row.try_get::<i64, _>(column).map_err(sort).and_then(timestamp);
         let maybe = |column: &str| {
-            row.try_get::<Option<i64>, _>(column).map_err(sort).and_then(|value| value.map(timestamp).transpose())
+            row.try_get::<Option<i64>, _>(column)
+                .map_err(sort)
+                .and_then(|value| value.map(timestamp).transpose())
         };
         let text = |column: &str| row.try_get::<String, _>(column).map_err(sort);
         let maybe_text = |column: &str| row.try_get::<Option<String>, _>(column).map_err(sort);
         Ok(SandboxRow {
             id: text("id")?,
-            state: text("state")?.parse().map_err(|error: String| StoreError::Defect { source: error.into() })?,
+            state: text("state")?
+                .parse()
+                .map_err(|error: String| StoreError::Defect { source: error.into() })?,
             reason: text("reason")?,
             provider: text("provider")?,
             runtime_id: maybe_text("runtime_id")?,
@@ -197,10 +201,18 @@ mod tests {
     async fn a_change_touches_only_what_it_names() {
         let store = Store::in_memory().await.unwrap();
         store.insert_sandbox(&row("sb-1")).await.unwrap();
-        let change = SandboxChange { state: Some(SandboxState::Running), running_at: Some(at(12)), ..Default::default() };
+        let change = SandboxChange {
+            state: Some(SandboxState::Running),
+            running_at: Some(at(12)),
+            ..Default::default()
+        };
         assert!(store.change_sandbox("sb-1", at(12), &change).await.unwrap());
-        let expected =
-            SandboxRow { state: SandboxState::Running, running_at: Some(at(12)), updated_at: at(12), ..row("sb-1") };
+        let expected = SandboxRow {
+            state: SandboxState::Running,
+            running_at: Some(at(12)),
+            updated_at: at(12),
+            ..row("sb-1")
+        };
         assert_eq!(store.sandbox("sb-1").await.unwrap(), Some(expected));
         assert!(!store.change_sandbox("sb-2", at(12), &change).await.unwrap());
     }
@@ -208,7 +220,11 @@ mod tests {
     #[tokio::test]
     async fn a_key_is_unique_per_owner_until_it_is_released() {
         let store = Store::in_memory().await.unwrap();
-        let keyed = |id: &str, owner: &str| SandboxRow { owner: owner.into(), idempotency_key: Some("k".into()), ..row(id) };
+        let keyed = |id: &str, owner: &str| SandboxRow {
+            owner: owner.into(),
+            idempotency_key: Some("k".into()),
+            ..row(id)
+        };
         store.insert_sandbox(&keyed("sb-1", "a")).await.unwrap();
         store.insert_sandbox(&keyed("sb-2", "b")).await.unwrap();
         let error = store.insert_sandbox(&keyed("sb-3", "a")).await.unwrap_err();

@@ -29,7 +29,9 @@ enum Action {
     ///
     /// With --json: {"file", "settings": [{"key", "value", "set", "origin", "variable", "secret", "effect"}],
     /// "warnings": [{"place", "what", "fix"}]}; the value of a secret is null.
-    #[command(after_help = "Examples:\n  stacyvm config show --set\n  stacyvm config show --config /etc/stacyvm.yaml")]
+    #[command(
+        after_help = "Examples:\n  stacyvm config show --set\n  stacyvm config show --config /etc/stacyvm.yaml"
+    )]
     Show {
         /// Only what is not a default
         #[arg(long)]
@@ -52,7 +54,8 @@ fn show(global: &Global, set: bool) -> Result<()> {
     // What a secret file holds is not shown, so it need not be readable here.
     let loaded = load(global, Vec::new(), false)?;
     if global.json {
-        let problem = |p: &Problem| serde_json::json!({"place": p.place.to_string(), "what": p.what, "fix": p.fix});
+        let problem =
+            |p: &Problem| serde_json::json!({"place": p.place.to_string(), "what": p.what, "fix": p.fix});
         return output::json(&serde_json::json!({
             "file": loaded.file,
             "settings": stacyvm_config::to_json(&loaded.settings, set),
@@ -66,8 +69,9 @@ fn show(global: &Global, set: bool) -> Result<()> {
 /// Reads the configuration of this command line. `secrets`: also the files that hold them.
 pub(crate) fn load(global: &Global, mut overrides: Vec<Override>, secrets: bool) -> Result<Loaded> {
     let root = rustix::process::geteuid().is_root();
-    let sources = Sources::from_process(root)
-        .map_err(|e| Failure::new(format!("the current directory cannot be used: {e}"), "change to one that exists"))?;
+    let sources = Sources::from_process(root).map_err(|e| {
+        Failure::new(format!("the current directory cannot be used: {e}"), "change to one that exists")
+    })?;
     if let Some(data_dir) = &global.data_dir {
         overrides.push(Override { key: "data_dir", flag: "--data-dir", text: data_dir.clone() });
     }

@@ -57,7 +57,9 @@ pub(crate) struct Exec {
 
 impl Exec {
     pub(crate) async fn execute(&self, global: &Global) -> Result<u8> {
-        self.run(global).await.map_err(|failure| if failure.code == 1 { failure.exit(code::OURS) } else { failure })
+        self.run(global)
+            .await
+            .map_err(|failure| if failure.code == 1 { failure.exit(code::OURS) } else { failure })
     }
 
     async fn run(&self, global: &Global) -> Result<u8> {

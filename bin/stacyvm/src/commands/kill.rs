@@ -46,7 +46,9 @@ impl Kill {
         }
         if global.json {
             let failures = failed.iter().map(|(id, f)| serde_json::json!({"id": id, "error": f.what}));
-            output::json(&serde_json::json!({"destroyed": destroyed, "failed": failures.collect::<Vec<_>>()}))?;
+            output::json(
+                &serde_json::json!({"destroyed": destroyed, "failed": failures.collect::<Vec<_>>()}),
+            )?;
             return if failed.is_empty() { Ok(()) } else { Err(Failure::silent(1)) };
         }
         let Some((_, last)) = failed.pop() else { return Ok(()) };

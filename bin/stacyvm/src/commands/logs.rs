@@ -7,7 +7,9 @@ use clap::Args;
 ///
 /// With --json: an array of lines.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  stacyvm logs sb-0123456789abcdef\n  stacyvm logs sb-0123456789abcdef --lines 20")]
+#[command(
+    after_help = "Examples:\n  stacyvm logs sb-0123456789abcdef\n  stacyvm logs sb-0123456789abcdef --lines 20"
+)]
 pub(crate) struct Logs {
     /// The sandbox
     id: String,

@@ -42,7 +42,12 @@ pub(crate) trait Control: Clone + Send + Sync + 'static {
     fn signal(&self, signal: i32) -> impl Future<Output = Result<()>> + Send;
 
     /// Writes at an absolute position of its stdin.
-    fn write_stdin(&self, offset: u64, data: Bytes, eof: bool) -> impl Future<Output = Result<StdinAck>> + Send;
+    fn write_stdin(
+        &self,
+        offset: u64,
+        data: Bytes,
+        eof: bool,
+    ) -> impl Future<Output = Result<StdinAck>> + Send;
 }
 
 /// Follows a process to its end.
@@ -85,7 +90,9 @@ async fn follow<A: Attached>(
         };
         match output {
             Output::Exit(exit) => return Ok(exit),
-            Output::Gap { length } => output::note(format_args!("stacyvm: {length} bytes of output are lost")),
+            Output::Gap { length } => {
+                output::note(format_args!("stacyvm: {length} bytes of output are lost"))
+            }
             Output::Data { stream, data } => {
                 let mut write = std::pin::pin!(sink.write(stream, data));
                 let written = loop {

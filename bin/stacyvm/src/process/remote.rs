@@ -34,7 +34,8 @@ impl Remote {
     pub(crate) async fn start(client: &Client, sandbox: &str, mut spec: StartProcess) -> Result<Self, Error> {
         spec.id = Some(format!("p-{:016x}", uuid::Uuid::new_v4().as_u64_pair().0));
         let Process { id, .. } = retry(false, || client.start_process(sandbox, &spec)).await?;
-        let control = RemoteControl { client: client.clone(), sandbox: sandbox.into(), process: id.as_str().into() };
+        let control =
+            RemoteControl { client: client.clone(), sandbox: sandbox.into(), process: id.as_str().into() };
         Ok(Self { attachment: client.attach(sandbox, &id, 0, PATIENCE), control })
     }
 }
@@ -65,7 +66,10 @@ impl Control for RemoteControl {
 
 /// Repeats a call that may be repeated while the server is away. A server that was not `reached` before and cannot be
 /// reached now was never there.
-async fn retry<T, F: Future<Output = Result<T, Error>>>(mut reached: bool, call: impl Fn() -> F) -> Result<T, Error> {
+async fn retry<T, F: Future<Output = Result<T, Error>>>(
+    mut reached: bool,
+    call: impl Fn() -> F,
+) -> Result<T, Error> {
     let started = Instant::now();
     loop {
         let error = match call().await {
@@ -76,6 +80,7 @@ async fn retry<T, F: Future<Output = Result<T, Error>>>(mut reached: bool, call:
         if !error.is_transient() || !reached || started.elapsed() >= PATIENCE {
             return Err(error);
         }
-        tokio::time::sleep((started.elapsed() / 4).clamp(Duration::from_millis(50), Duration::from_secs(2))).await;
+        tokio::time::sleep((started.elapsed() / 4).clamp(Duration::from_millis(50), Duration::from_secs(2)))
+            .await;
     }
 }

@@ -25,6 +25,7 @@ use utoipa::IntoParams;
 pub(crate) struct PathQuery {
     /// The path; a relative one starts in `/workspace`.
     #[serde(default)]
+    #[param(required)]
     pub(crate) path: String,
 }
 
@@ -67,6 +68,7 @@ pub(crate) fn written(entry: stacyvm_provider::FileEntry) -> Response {
 pub(crate) struct DeleteQuery {
     /// The path; a relative one starts in `/workspace`.
     #[serde(default)]
+    #[param(required)]
     path: String,
     /// `true`: a directory with everything in it.
     recursive: Option<String>,
@@ -92,12 +94,21 @@ pub(crate) async fn delete_file(
     Ok(status("deleted"))
 }
 
+/// Which directory.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct DirectoryQuery {
+    /// The directory; default `/`.
+    #[serde(default)]
+    path: String,
+}
+
 /// List a directory
-#[utoipa::path(get, path = "/api/v1/sandboxes/{id}/files/list", tag = "files", params(("id" = String, Path), PathQuery), responses((status = 200, body = Vec<FileInfo>)))]
+#[utoipa::path(get, path = "/api/v1/sandboxes/{id}/files/list", tag = "files", params(("id" = String, Path), DirectoryQuery), responses((status = 200, body = Vec<FileInfo>)))]
 pub(crate) async fn list_files(
     State(state): State<ApiState>,
     Path(id): Path<String>,
-    Query(query): Query<PathQuery>,
+    Query(query): Query<DirectoryQuery>,
 ) -> Result<Response, ApiError> {
     let path = if query.path.trim().is_empty() { "/".to_owned() } else { absolute(&query.path)? };
     let call = Call::start(&state, &id, Operation::FileList).await?;
@@ -112,6 +123,7 @@ pub(crate) async fn list_files(
 pub(crate) struct StatQuery {
     /// The path; a relative one starts in `/workspace`.
     #[serde(default)]
+    #[param(required)]
     path: String,
     /// `false`: a symbolic link itself instead of its target.
     follow: Option<bool>,
@@ -137,6 +149,7 @@ pub(crate) async fn stat_file(
 pub(crate) struct GlobQuery {
     /// `*`, `?`, `[]` and `{}` within a component, `**` across; a relative pattern starts in `/workspace`.
     #[serde(default)]
+    #[param(required)]
     pattern: String,
 }
 
@@ -196,8 +209,6 @@ pub(crate) async fn make_directory(
     Json(body): Json<MakeDirectory>,
 ) -> Result<Response, ApiError> {
     let (path, bits) = (absolute(&body.path)?, mode(body.mode.as_deref(), 0o755)?);
-    let call = Call::start(&state, &id, Operation::FileWrite).await?;
-    let result = call.guest.mkdir(&path, bits, body.parents).await;
-    call.end(result)?;
+    state.engine().guest(&id).await?.mkdir(&path, bits, body.parents).await?;
     Ok(status("created"))
 }

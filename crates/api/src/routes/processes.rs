@@ -111,7 +111,7 @@ pub(crate) struct StdinQuery {
 /// Write to the stdin of a process
 ///
 /// Answers with what was taken: less than was sent if the process does not read.
-#[utoipa::path(post, path = "/api/v1/sandboxes/{id}/processes/{process}/stdin", tag = "processes", params(("id" = String, Path), ("process" = String, Path), StdinQuery), request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses((status = 200, body = StdinAck)))]
+#[utoipa::path(post, path = "/api/v1/sandboxes/{id}/processes/{process}/stdin", tag = "processes", params(("id" = String, Path), ("process" = String, Path), StdinQuery), request_body(content = crate::routes::raw_files::FileContent, content_type = "application/octet-stream"), responses((status = 200, body = StdinAck)))]
 pub(crate) async fn write_stdin(
     State(state): State<ApiState>,
     Path((id, process)): Path<(String, String)>,

@@ -27,7 +27,7 @@ use stacyvm_engine::{EventType, Operation};
 use stacyvm_provider::{ByteStream, FileEntry, FileKind, Guest, ReadRange, WriteFile};
 use stacyvm_types::{ErrorCode, WrittenFile};
 use std::time::UNIX_EPOCH;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 /// How often a file may change between looking at it and opening it before the read gives up.
 const ATTEMPTS: u32 = 3;
@@ -38,6 +38,7 @@ const ATTEMPTS: u32 = 3;
 pub(crate) struct UploadQuery {
     /// The path; a relative one starts in `/workspace`.
     #[serde(default)]
+    #[param(required)]
     path: String,
     /// Permission bits in octal; default `0644`.
     mode: Option<String>,
@@ -45,11 +46,17 @@ pub(crate) struct UploadQuery {
     user: Option<String>,
 }
 
+/// Bytes, as the description of the API shows them.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "only described, never made")]
+pub(crate) struct FileContent(Vec<u8>);
+
 /// Upload a file
 ///
 /// The body is the content: any bytes, any size. Parents are made; an existing file is replaced in one step when all of
 /// the content has arrived, and stays as it is if the upload breaks off.
-#[utoipa::path(put, path = "/api/v1/sandboxes/{id}/files", tag = "files", params(("id" = String, Path), UploadQuery), request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses((status = 200, body = WrittenFile)))]
+#[utoipa::path(put, path = "/api/v1/sandboxes/{id}/files", tag = "files", params(("id" = String, Path), UploadQuery), request_body(content = FileContent, content_type = "application/octet-stream"), responses((status = 200, body = WrittenFile)))]
 pub(crate) async fn upload_file(
     State(state): State<ApiState>,
     Path(id): Path<String>,
@@ -75,8 +82,8 @@ pub(crate) async fn upload_file(
     get, path = "/api/v1/sandboxes/{id}/files", tag = "files",
     params(("id" = String, Path), PathQuery, ("Range" = Option<String>, Header, description = "One range of bytes"), ("If-Range" = Option<String>, Header, description = "`ETag` or `Last-Modified` of the file that the range is meant for")),
     responses(
-        (status = 200, content_type = "application/octet-stream", body = Vec<u8>),
-        (status = 206, content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 200, content_type = "application/octet-stream", body = FileContent),
+        (status = 206, content_type = "application/octet-stream", body = FileContent),
         (status = 416, body = stacyvm_types::ErrorBody),
     )
 )]

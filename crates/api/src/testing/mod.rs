@@ -61,6 +61,18 @@ impl Api {
         Self { router, guest, id: sandbox.id.into() }
     }
 
+    /// The same router around an engine without any provider; `routes` replace those of the API.
+    pub(crate) async fn bare(config: ApiConfig, routes: Option<Router<ApiState>>) -> Self {
+        let store = Store::in_memory().await.unwrap();
+        let engine = Engine::start(EngineConfig::default(), store, vec![]).await.unwrap();
+        let state = ApiState::new(engine, config);
+        let router = match routes {
+            Some(routes) => crate::layered(routes, state),
+            None => crate::router(state),
+        };
+        Self { router, guest: Arc::default(), id: "sb-0".into() }
+    }
+
     /// Sends a request as it is.
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await.unwrap();
@@ -172,17 +184,14 @@ impl Lines {
 }
 
 /// Tries until `condition` holds.
-#[track_caller]
-pub(crate) fn eventually(what: &'static str, condition: impl Fn() -> bool) -> impl Future<Output = ()> {
-    async move {
-        for _ in 0..500 {
-            if condition() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+pub(crate) async fn eventually(what: &'static str, condition: impl Fn() -> bool) {
+    for _ in 0..500 {
+        if condition() {
+            return;
         }
-        panic!("never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    panic!("never: {what}");
 }
 
 /// Every sandbox is the same guest.

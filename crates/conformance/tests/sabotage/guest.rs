@@ -86,7 +86,7 @@ fn distort(defect: Defect, timed_out: &Mutex<HashSet<String>>, mut info: Process
         }
         (Defect::DeadlineIsNotReported, _) => info.timed_out = false,
         (Defect::DeadlineLeavesGrandchild, _) => {
-            info.timed_out = timed_out.lock().unwrap().contains(&info.id)
+            info.timed_out = timed_out.lock().unwrap().contains(&info.id);
         }
         _ => {}
     }

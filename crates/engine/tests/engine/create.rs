@@ -21,14 +21,26 @@ async fn a_sandbox_runs_and_is_stored_when_its_creator_is_told() {
     assert_eq!(record.runtime_id.as_deref(), Some(format!("rt-{id}").as_str()));
     assert_eq!((id.len(), fake.ids()), (19, vec![id.to_owned()]));
     let row = store.sandbox(id).await.unwrap().unwrap();
-    assert_eq!((row.state, row.owner.as_str(), row.metadata.as_str()), (SandboxState::Running, "team", r#"{"k":"v"}"#));
+    assert_eq!(
+        (row.state, row.owner.as_str(), row.metadata.as_str()),
+        (SandboxState::Running, "team", r#"{"k":"v"}"#)
+    );
     assert_eq!(row.expires_at, record.expires_at);
     assert_eq!(engine.get(id).await.unwrap(), record);
-    assert_eq!(kinds(&history(&engine, &store).await, id), [EventType::SandboxCreated, EventType::SandboxRunning]);
+    assert_eq!(
+        kinds(&history(&engine, &store).await, id),
+        [EventType::SandboxCreated, EventType::SandboxRunning]
+    );
     let wire = Sandbox::from(record);
-    assert_eq!((wire.worker_id.as_str(), wire.image.as_str(), wire.preview_domain.as_str()), ("local", "host", "localhost"));
+    assert_eq!(
+        (wire.worker_id.as_str(), wire.image.as_str(), wire.preview_domain.as_str()),
+        ("local", "host", "localhost")
+    );
     let spawn = &engine.operations()[0];
-    assert_eq!((spawn.operation.as_str(), spawn.provider.as_str(), spawn.success_total), ("spawn", "fake", 1));
+    assert_eq!(
+        (spawn.operation.as_str(), spawn.provider.as_str(), spawn.success_total),
+        ("spawn", "fake", 1)
+    );
 }
 
 #[tokio::test]
@@ -45,7 +57,8 @@ async fn what_is_refused_leaves_nothing() {
         assert_code(engine.create(request).await, code);
     }
     assert_eq!((fake.count(Op::Create), store.live_sandboxes().await.unwrap().len()), (0, 0));
-    let error = engine.create(CreateRequest { provider: Some("nope".into()), ..request() }).await.unwrap_err();
+    let error =
+        engine.create(CreateRequest { provider: Some("nope".into()), ..request() }).await.unwrap_err();
     assert_eq!(error.message(), "provider not found: nope");
 }
 
@@ -54,7 +67,8 @@ async fn every_way_a_runtime_can_fail_to_make_it_is_undone() {
     let mut config = config();
     config.create_deadline = Duration::from_millis(30);
     let (engine, store, fake) = fresh(config).await;
-    let failures = ErrorKind::ALL.into_iter().flat_map(|kind| [Act::Fail(kind), Act::Half(kind), Act::FailAfter(kind)]);
+    let failures =
+        ErrorKind::ALL.into_iter().flat_map(|kind| [Act::Fail(kind), Act::Half(kind), Act::FailAfter(kind)]);
     for act in failures.chain([Act::Hang, Act::HangAfter, Act::Panic]) {
         fake.once(Op::Create, act);
         let error = engine.create(request()).await.unwrap_err();
@@ -82,7 +96,10 @@ async fn an_undo_that_fails_is_seen_as_error_and_tried_until_it_works() {
     let error = assert_code(engine.create(request()).await, ErrorCode::InternalError);
     assert_eq!(error.message(), "scripted Create failure");
     let records = engine.list(ListFilter::default()).await.unwrap();
-    assert_eq!((records[0].state, records[0].reason.as_str()), (SandboxState::Error, "scripted Create failure"));
+    assert_eq!(
+        (records[0].state, records[0].reason.as_str()),
+        (SandboxState::Error, "scripted Create failure")
+    );
     eventually("more attempts", async || fake.count(Op::Destroy) > 3).await;
     fake.heal();
     is_gone(&engine, records[0].id.as_str()).await;
@@ -98,7 +115,8 @@ async fn an_undo_that_fails_goes_on_after_a_restart() {
     crash(engine).await;
     fake.heal();
     let engine = start_with(config(), &store, &fake).await;
-    eventually("undone", async || store.live_sandboxes().await.unwrap().is_empty() && fake.ids().is_empty()).await;
+    eventually("undone", async || store.live_sandboxes().await.unwrap().is_empty() && fake.ids().is_empty())
+        .await;
     assert_eq!(actions(&history(&engine, &store).await), ["undone_create"]);
 }
 
@@ -150,7 +168,10 @@ async fn two_cannot_both_take_the_last_slot() {
         assert_eq!(error.code(), ErrorCode::ResourceLimit);
     }
     let verdict = engine.admission(&request()).await.unwrap();
-    assert_eq!((verdict.allowed, verdict.reason.as_str(), verdict.active_sandboxes), (false, "max_sandboxes", 3));
+    assert_eq!(
+        (verdict.allowed, verdict.reason.as_str(), verdict.active_sandboxes),
+        (false, "max_sandboxes", 3)
+    );
     let records = engine.list(ListFilter::default()).await.unwrap();
     engine.destroy(records[0].id.as_str()).await.unwrap();
     assert!(engine.admission(&request()).await.unwrap().allowed);

@@ -25,7 +25,10 @@ async fn destroyed_is_gone_everywhere_and_destroying_again_is_fine() {
     engine.destroy(id).await.unwrap();
     engine.destroy("sb-never").await.unwrap();
     engine.destroy("../../etc").await.unwrap();
-    assert_eq!(assert_code(engine.get("sb-never").await, ErrorCode::NotFound).message(), "sandbox not found: sb-never");
+    assert_eq!(
+        assert_code(engine.get("sb-never").await, ErrorCode::NotFound).message(),
+        "sandbox not found: sb-never"
+    );
     assert_eq!(kinds(&history(&engine, &store).await, id).last(), Some(&EventType::SandboxDestroyed));
 }
 
@@ -44,7 +47,8 @@ async fn every_way_a_runtime_can_fail_to_remove_it_is_tried_again() {
     let mut config = config();
     config.destroy_attempt = Duration::from_millis(30);
     let (engine, store, fake) = fresh(config).await;
-    let failures = ErrorKind::ALL.into_iter().flat_map(|kind| [Act::Fail(kind), Act::Half(kind), Act::FailAfter(kind)]);
+    let failures =
+        ErrorKind::ALL.into_iter().flat_map(|kind| [Act::Fail(kind), Act::Half(kind), Act::FailAfter(kind)]);
     for act in failures.chain([Act::Hang, Act::HangAfter, Act::Panic]) {
         let id = engine.create(request()).await.unwrap().id;
         fake.once(Op::Destroy, act);
@@ -65,7 +69,10 @@ async fn a_caller_is_told_when_it_takes_long_and_the_removal_goes_on() {
     let error = assert_code(engine.destroy(id.as_str()).await, ErrorCode::Unavailable);
     assert!(error.message().contains("scripted Destroy failure"), "{error}");
     let record = engine.get(id.as_str()).await.unwrap();
-    assert_eq!((record.state, record.reason.as_str()), (SandboxState::Destroying, "scripted Destroy failure"));
+    assert_eq!(
+        (record.state, record.reason.as_str()),
+        (SandboxState::Destroying, "scripted Destroy failure")
+    );
     assert_code(engine.guest(id.as_str()).await.map(drop), ErrorCode::NotFound);
     assert_code(engine.extend(id.as_str(), Duration::from_secs(1)).await, ErrorCode::NotFound);
     crash(engine).await;
@@ -92,7 +99,8 @@ async fn commands_in_flight_end_when_their_sandbox_does() {
 #[tokio::test]
 async fn a_sandbox_whose_time_is_over_goes() {
     let (engine, store, fake) = fresh(config()).await;
-    let record = engine.create(CreateRequest { ttl: Some(Duration::from_millis(30)), ..request() }).await.unwrap();
+    let record =
+        engine.create(CreateRequest { ttl: Some(Duration::from_millis(30)), ..request() }).await.unwrap();
     let id = record.id.as_str();
     is_gone(&engine, id).await;
     assert_eq!(fake.ids(), Vec::<String>::new());
@@ -110,7 +118,8 @@ async fn extending_counts_from_now_and_is_stored() {
     let mut config = config();
     config.limits.max_ttl = Duration::from_secs(3600);
     let (engine, store, _fake) = fresh(config).await;
-    let record = engine.create(CreateRequest { ttl: Some(Duration::from_secs(60)), ..request() }).await.unwrap();
+    let record =
+        engine.create(CreateRequest { ttl: Some(Duration::from_secs(60)), ..request() }).await.unwrap();
     let id = record.id.as_str();
     let longer = engine.extend(id, Duration::from_secs(600)).await.unwrap();
     let gained = longer.expires_at.duration_since(record.expires_at).as_secs();

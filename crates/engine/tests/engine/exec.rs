@@ -36,7 +36,10 @@ async fn more_output_than_is_kept_is_read_and_said_to_be_cut() {
     let (engine, _store, _fake) = fresh(config).await;
     let id = engine.create(request()).await.unwrap().id;
     let outcome = engine.exec(id.as_str(), command(&["flood", "50000"])).await.unwrap();
-    assert_eq!((outcome.stdout.len(), outcome.stdout_truncated, outcome.stderr_truncated), (2500, true, false));
+    assert_eq!(
+        (outcome.stdout.len(), outcome.stdout_truncated, outcome.stderr_truncated),
+        (2500, true, false)
+    );
     assert_eq!(outcome.process.outcome, Some(Outcome::Exited(0)));
     let outcome = engine.exec(id.as_str(), command(&["flood", "2500"])).await.unwrap();
     assert_eq!((outcome.stdout.len(), outcome.stdout_truncated), (2500, false));
@@ -128,7 +131,10 @@ async fn an_exec_whose_caller_leaves_is_killed_and_a_started_process_is_not() {
     let started = engine.start_process(id.as_str(), command(&["sleep"])).await.unwrap();
     let leaving = engine.exec(id.as_str(), command(&["sleep"]));
     assert!(tokio::time::timeout(Duration::from_millis(30), leaving).await.is_err());
-    eventually("killed", async || processes(&fake, &id).iter().any(|p| p.outcome == Some(Outcome::Signaled(9)))).await;
+    eventually("killed", async || {
+        processes(&fake, &id).iter().any(|p| p.outcome == Some(Outcome::Signaled(9)))
+    })
+    .await;
     let all = processes(&fake, &id);
     let kept = all.iter().find(|process| process.id == started.id).unwrap();
     assert_eq!((all.len(), &kept.outcome), (2, &None));
@@ -141,7 +147,10 @@ async fn an_exec_whose_caller_leaves_while_it_starts_is_killed_too() {
     fake.once(Op::Start, Act::HangAfter);
     let leaving = engine.exec(id.as_str(), command(&["sleep"]));
     assert!(tokio::time::timeout(Duration::from_millis(30), leaving).await.is_err());
-    eventually("killed", async || processes(&fake, &id).iter().any(|p| p.outcome == Some(Outcome::Signaled(9)))).await;
+    eventually("killed", async || {
+        processes(&fake, &id).iter().any(|p| p.outcome == Some(Outcome::Signaled(9)))
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -154,12 +163,42 @@ async fn the_end_of_a_started_process_is_an_event() {
     eventually("reported", async || {
         let events = history(&engine, &store).await;
         events.last().is_some_and(|event| {
-            event.kind == EventType::ExecCompleted && event.data["exit_code"] == 143 && event.data["signal"] == 15
+            event.kind == EventType::ExecCompleted
+                && event.data["exit_code"] == 143
+                && event.data["signal"] == 15
         })
     })
     .await;
     let rows = engine.operations();
     assert!(rows.iter().any(|row| row.operation == "exec_stream" && row.success_total == 1), "{rows:?}");
+}
+
+#[tokio::test]
+async fn so_are_the_ends_of_very_many_and_of_those_from_before_a_restart() {
+    let (engine, store, fake) = fresh(config()).await;
+    let id = engine.create(request()).await.unwrap().id;
+    let mut started = Vec::new();
+    for _ in 0..40 {
+        started.push(engine.start_process(id.as_str(), command(&["sleep"])).await.unwrap().id);
+    }
+    crate::crash(engine).await;
+    let before = fake.count(Op::Watch);
+    let engine = crate::start_with(config(), &store, &fake).await;
+    let guest = engine.guest(id.as_str()).await.unwrap();
+    eventually("watched again", async || fake.count(Op::Watch) >= before + 40).await;
+    for process in &started {
+        guest.signal(process, stacyvm_provider::Signal::KILL, true).await.unwrap();
+    }
+    eventually("reported", async || {
+        let events = history(&engine, &store).await;
+        let ended = events.iter().filter(|event| event.kind == EventType::ExecCompleted);
+        ended
+            .filter_map(|event| event.data["process_id"].as_str())
+            .collect::<std::collections::BTreeSet<_>>()
+            .len()
+            == 40
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -169,7 +208,9 @@ async fn an_attachment_starts_where_one_asks_and_ends_with_the_sandbox() {
     let process = engine.start_process(id.as_str(), command(&["sleep"])).await.unwrap();
     let mut output = engine.attach(id.as_str(), &process.id, 5, true, true).await.unwrap();
     match output.next().await.unwrap().unwrap() {
-        OutputEvent::Chunk { offset, data, .. } => assert_eq!((offset, data.as_ref()), (5, b"ing".as_slice())),
+        OutputEvent::Chunk { offset, data, .. } => {
+            assert_eq!((offset, data.as_ref()), (5, b"ing".as_slice()));
+        }
         other => panic!("{other:?}"),
     }
     let mut now = engine.attach(id.as_str(), &process.id, 0, false, false).await.unwrap();

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use stacyvm_provider::{
-    Capabilities, Created, Error, ErrorKind, Guest, Health, ProcessInfo, Provider, Result, RuntimeSandbox, RuntimeState,
-    RuntimeStats, SandboxId, SandboxSpec,
+    Capabilities, Created, Error, ErrorKind, Guest, Health, ProcessInfo, Provider, Result, RuntimeSandbox,
+    RuntimeState, RuntimeStats, SandboxId, SandboxSpec,
 };
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -24,6 +24,8 @@ pub(crate) enum Op {
     Start,
     Attach,
     Signal,
+    /// A question how a process is, or a wait for its end.
+    Watch,
 }
 
 /// How a call goes.
@@ -199,6 +201,11 @@ impl Fake {
         result
     }
 
+    /// Notes that the question was asked.
+    pub(crate) fn watched(&self, id: &SandboxId) {
+        self.world().calls.push((Op::Watch, id.clone()));
+    }
+
     /// How far an attachment goes, if not to its end.
     pub(crate) fn cut(&self, id: &SandboxId) -> Act {
         self.act(Op::Attach, id)
@@ -239,20 +246,30 @@ impl Provider for Fake {
         let put = |world: &mut World, cell| {
             world.held.entry(id.clone()).or_insert(Held { cell, processes: BTreeMap::new() });
         };
-        self.play(Op::Create, id, |world| put(world, Cell::Half), |world| {
-            put(world, Cell::Running);
-            Ok(Created { runtime_id: Some(format!("rt-{id}")) })
-        })
+        self.play(
+            Op::Create,
+            id,
+            |world| put(world, Cell::Half),
+            |world| {
+                put(world, Cell::Running);
+                Ok(Created { runtime_id: Some(format!("rt-{id}")) })
+            },
+        )
         .await
     }
 
     async fn connect(&self, id: &SandboxId) -> Result<Arc<dyn Guest>> {
         let guest = crate::guest::FakeGuest { fake: self.clone(), id: id.clone() };
-        self.play(Op::Connect, id, |_| {}, |world| match world.held.get(id).map(|held| &held.cell) {
-            None => Err(missing(id)),
-            Some(Cell::Running) => Ok(Arc::new(guest) as Arc<dyn Guest>),
-            Some(_) => Err(Error::destroyed("it has ended")),
-        })
+        self.play(
+            Op::Connect,
+            id,
+            |_| {},
+            |world| match world.held.get(id).map(|held| &held.cell) {
+                None => Err(missing(id)),
+                Some(Cell::Running) => Ok(Arc::new(guest) as Arc<dyn Guest>),
+                Some(_) => Err(Error::destroyed("it has ended")),
+            },
+        )
         .await
     }
 
@@ -270,7 +287,8 @@ impl Provider for Fake {
     }
 
     async fn status(&self, id: &SandboxId) -> Result<RuntimeState> {
-        self.play(Op::Status, id, |_| {}, |world| world.held.get(id).map(state).ok_or_else(|| missing(id))).await
+        self.play(Op::Status, id, |_| {}, |world| world.held.get(id).map(state).ok_or_else(|| missing(id)))
+            .await
     }
 
     async fn ended(&self, id: &SandboxId) -> String {
@@ -287,10 +305,19 @@ impl Provider for Fake {
 
     async fn list(&self) -> Result<Vec<RuntimeSandbox>> {
         let nobody: SandboxId = "sb-0".parse().unwrap();
-        self.play(Op::List, &nobody, |_| {}, |world| {
-            let entry = |(id, held): (&SandboxId, &Held)| RuntimeSandbox { id: id.clone(), state: state(held), image: None };
-            Ok(world.held.iter().map(entry).collect())
-        })
+        self.play(
+            Op::List,
+            &nobody,
+            |_| {},
+            |world| {
+                let entry = |(id, held): (&SandboxId, &Held)| RuntimeSandbox {
+                    id: id.clone(),
+                    state: state(held),
+                    image: None,
+                };
+                Ok(world.held.iter().map(entry).collect())
+            },
+        )
         .await
     }
 

@@ -4,11 +4,11 @@ use crate::fake::{Act, Cell, Fake, Op, Process};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use stacyvm_provider::{
-    ByteStream, Error, FileEntry, Guest, Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec, ReadRange, Result,
-    Signal, StdStream, StdinAck, WriteFile,
-};
 use stacyvm_provider::SandboxId;
+use stacyvm_provider::{
+    ByteStream, Error, FileEntry, Guest, Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec,
+    ReadRange, Result, Signal, StdStream, StdinAck, WriteFile,
+};
 use std::time::{Duration, SystemTime};
 
 #[derive(Clone)]
@@ -24,7 +24,8 @@ impl FakeGuest {
         let mut world = self.fake.world();
         let held = world.held.get_mut(&self.id).filter(|held| held.cell == Cell::Running);
         let held = held.ok_or_else(|| Error::unavailable("the guest does not answer"))?;
-        let process = held.processes.get_mut(id).ok_or_else(|| Error::not_found(format!("no process {id}")))?;
+        let process =
+            held.processes.get_mut(id).ok_or_else(|| Error::not_found(format!("no process {id}")))?;
         Ok(change(process))
     }
 
@@ -88,11 +89,16 @@ impl Guest for FakeGuest {
         };
         let info = self
             .fake
-            .play(Op::Start, &self.id, |_| {}, |world| {
-                let held = world.held.get_mut(&self.id).ok_or_else(|| Error::destroyed("gone"))?;
-                let process = held.processes.entry(spec.id.clone()).or_insert(Process { info, log });
-                Ok(process.info.clone())
-            })
+            .play(
+                Op::Start,
+                &self.id,
+                |_| {},
+                |world| {
+                    let held = world.held.get_mut(&self.id).ok_or_else(|| Error::destroyed("gone"))?;
+                    let process = held.processes.entry(spec.id.clone()).or_insert(Process { info, log });
+                    Ok(process.info.clone())
+                },
+            )
             .await?;
         if let (Some(deadline), None) = (spec.deadline, &info.outcome) {
             let (guest, id) = (self.clone(), spec.id.clone());
@@ -160,6 +166,7 @@ impl Guest for FakeGuest {
     }
 
     async fn wait(&self, id: &str, timeout: Duration) -> Result<ProcessInfo> {
+        self.fake.watched(&self.id);
         let mut changes = self.fake.changes();
         let waiting = async {
             loop {
@@ -178,11 +185,14 @@ impl Guest for FakeGuest {
     }
 
     async fn process(&self, id: &str) -> Result<ProcessInfo> {
+        self.fake.watched(&self.id);
         self.with(id, |process| process.info.clone())
     }
 
     async fn processes(&self) -> Result<Vec<ProcessInfo>> {
-        unused()
+        let world = self.fake.world();
+        let held = world.held.get(&self.id).ok_or_else(|| Error::destroyed("gone"))?;
+        Ok(held.processes.values().map(|process| process.info.clone()).collect())
     }
 
     async fn logs(&self, _: u32) -> Result<Vec<String>> {

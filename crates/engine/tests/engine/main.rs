@@ -1,5 +1,7 @@
 //! The engine against a scripted runtime: life cycle under every fault, recovery, admission, exec, events.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "in tests that is how a failure is reported")]
+
 mod create;
 mod destroy;
 mod events;
@@ -11,7 +13,9 @@ mod property;
 mod recovery;
 
 use fake::Fake;
-use stacyvm_engine::{CreateRequest, Defaults, Engine, EngineConfig, Error, ExecRequest, SandboxState, Store};
+use stacyvm_engine::{
+    CreateRequest, Defaults, Engine, EngineConfig, Error, ExecRequest, SandboxState, Store,
+};
 use stacyvm_types::{Event, EventType};
 use std::time::Duration;
 

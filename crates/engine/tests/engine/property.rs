@@ -7,14 +7,18 @@ use crate::{
     start_with,
 };
 use proptest::prelude::*;
-use stacyvm_engine::{CreateRequest, Engine, EngineConfig, ListFilter, SandboxState, Store};
+use stacyvm_engine::{CreateRequest, Engine, EngineConfig, ListFilter, Store};
 use stacyvm_provider::ErrorKind;
 use std::{collections::BTreeSet, time::Duration};
 
 #[derive(Debug, Clone)]
 enum Step {
     /// In the background: with a fault, it may never end.
-    Create { key: Option<u8>, ttl_ms: Option<u64>, ephemeral: bool },
+    Create {
+        key: Option<u8>,
+        ttl_ms: Option<u64>,
+        ephemeral: bool,
+    },
     Destroy(usize),
     Extend(usize),
     Prune,
@@ -53,15 +57,15 @@ fn is_lie(op: Op, act: Act) -> bool {
 }
 
 fn steps() -> impl Strategy<Value = Step> {
-    let fault = (ops(), acts()).prop_filter("a lie", |(op, act)| !is_lie(*op, *act));
+    let fault = || (ops(), acts()).prop_filter("a lie", |(op, act)| !is_lie(*op, *act));
     let create = (prop::option::of(0..3u8), prop::option::weighted(0.2, 1..30u64), prop::bool::weighted(0.1));
     prop_oneof![
         4 => create.prop_map(|(key, ttl_ms, ephemeral)| Step::Create { key, ttl_ms, ephemeral }),
         3 => (0..8usize).prop_map(Step::Destroy),
         1 => (0..8usize).prop_map(Step::Extend),
         1 => Just(Step::Prune),
-        3 => fault.clone().prop_map(|(op, act)| Step::Fault(op, act)),
-        1 => fault.prop_map(|(op, act)| Step::Lasting(op, act)),
+        3 => fault().prop_map(|(op, act)| Step::Fault(op, act)),
+        1 => fault().prop_map(|(op, act)| Step::Lasting(op, act)),
         1 => Just(Step::Heal),
         1 => (0..8usize).prop_map(Step::Die),
         1 => Just(Step::Crash),
@@ -160,11 +164,12 @@ async fn settles(engine: &Engine, store: &Store, fake: &Fake) {
     eventually("settled", async || {
         let rows = store.live_sandboxes().await.unwrap();
         let records = engine.list(ListFilter::default()).await.unwrap();
-        let stored: BTreeSet<_> = rows.iter().map(|row| (row.id.clone(), row.state)).collect();
-        let known: BTreeSet<_> = records.iter().map(|record| (record.id.to_string(), record.state)).collect();
+        let stored: BTreeSet<_> = rows.iter().map(|row| (row.id.clone(), row.state.as_str())).collect();
+        let known: BTreeSet<_> =
+            records.iter().map(|record| (record.id.to_string(), record.state.as_str())).collect();
         let running: BTreeSet<_> =
-            known.iter().filter(|(_, state)| *state == SandboxState::Running).map(|(id, _)| id.clone()).collect();
-        let settled = known.iter().all(|(_, state)| matches!(state, SandboxState::Running | SandboxState::Error));
+            known.iter().filter(|(_, state)| *state == "running").map(|(id, _)| id.clone()).collect();
+        let settled = known.iter().all(|(_, state)| matches!(*state, "running" | "error"));
         settled && stored == known && running == fake.ids().into_iter().collect()
     })
     .await;
@@ -175,6 +180,7 @@ proptest! {
 
     #[test]
     fn nothing_is_leaked_and_nothing_is_stuck(steps in prop::collection::vec(steps(), 1..30)) {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(walk(steps));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(walk(steps));
     }
 }

@@ -58,7 +58,8 @@ fn expected(state: SandboxState, cell: Option<&Cell>) -> Option<SandboxState> {
 
 #[tokio::test]
 async fn every_state_of_a_row_with_every_state_of_the_runtime() {
-    let cells = [None, Some(Cell::Half), Some(Cell::Running), Some(Cell::Paused), Some(Cell::Ended("oom".into()))];
+    let cells =
+        [None, Some(Cell::Half), Some(Cell::Running), Some(Cell::Paused), Some(Cell::Ended("oom".into()))];
     for stored in SandboxState::ALL.into_iter().filter(|state| *state != SandboxState::Destroyed) {
         for cell in &cells {
             let (store, fake) = (Store::in_memory().await.unwrap(), Fake::new("fake"));
@@ -118,7 +119,11 @@ async fn one_whose_time_was_over_while_nobody_looked_goes() {
 async fn what_has_no_row_goes_and_what_has_one_stays() {
     let (store, fake) = (Store::in_memory().await.unwrap(), Fake::new("fake"));
     store.insert_sandbox(&row(SandboxState::Running)).await.unwrap();
-    let gone = SandboxRow { id: "sb-gone".into(), destroyed_at: Some(jiff::Timestamp::now()), ..row(SandboxState::Destroyed) };
+    let gone = SandboxRow {
+        id: "sb-gone".into(),
+        destroyed_at: Some(jiff::Timestamp::now()),
+        ..row(SandboxState::Destroyed)
+    };
     store.insert_sandbox(&gone).await.unwrap();
     for id in [ID, "sb-gone", "sb-stray", "sb-half"] {
         fake.put(id, if id == "sb-half" { Cell::Half } else { Cell::Running });
@@ -238,7 +243,10 @@ async fn a_restart_in_the_middle_of_a_create_undoes_it() {
         crash(engine).await;
         assert_eq!(store.live_sandboxes().await.unwrap()[0].state, SandboxState::Creating);
         let engine = start_with(config(), &store, &fake).await;
-        eventually("undone", async || fake.ids().is_empty() && store.live_sandboxes().await.unwrap().is_empty()).await;
+        eventually("undone", async || {
+            fake.ids().is_empty() && store.live_sandboxes().await.unwrap().is_empty()
+        })
+        .await;
         assert!(engine.list(ListFilter::default()).await.unwrap().is_empty());
     }
 }

@@ -14,9 +14,9 @@ use crate::{
     failure::{Doing, Failure},
     image::Image,
     layout::{self, Layout, make_private_dir, open_dir},
-    process::Identity,
+    process::{self, Identity},
     record::{State, write_spec, write_state},
-    spawner::{ClonedChild, CloneFds, LISTENER, Setup, Spawner, USER},
+    spawner::{CloneFds, ClonedChild, LISTENER, MAX_REPORT, Report, Setup, Spawner, USER},
 };
 use rustix::{
     fd::{AsFd, OwnedFd},
@@ -25,7 +25,11 @@ use rustix::{
 };
 use stacyvm_fault::{Point, hit};
 use stacyvm_provider::{SandboxId, SandboxSpec};
-use std::{fs, io, os::unix::net::UnixListener};
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    os::unix::net::UnixListener,
+};
 
 /// What making a sandbox needs.
 pub(crate) struct Maker<'a> {
@@ -83,7 +87,7 @@ impl Maker<'_> {
         let (child, go, status) = self.clone_child(&setup, image, &listener, &log, &groups)?;
         hit(Point::NativeCloned);
 
-        let process = Identity::of(child.pid).doing(|| format!("identify process {}", child.pid))?;
+        let process = identify(&child, &status)?;
         let state = State { process, cgroups: groups, lower: image.lower.clone() };
         write_state(&directory, &state)?;
         hit(Point::NativeRecorded);
@@ -162,6 +166,23 @@ impl Maker<'_> {
         .map(str::to_owned)
         .to_vec()
     }
+}
+
+/// Names the first process for good. It may have failed and ended by now, and its number may be somebody else's.
+fn identify(child: &ClonedChild, status: &OwnedFd) -> Result<Identity, Failure> {
+    let doing = || format!("identify process {}", child.pid);
+    let identity = Identity::of(child.pid);
+    if process::ended(child.pidfd.as_fd()).doing(doing)? {
+        // It has said why, and the pipe has ended with it.
+        let mut text = Vec::new();
+        File::from(status.try_clone().doing(doing)?).take(MAX_REPORT).read_to_end(&mut text).doing(doing)?;
+        let failed = Report::parse(&text).into_iter().find_map(|report| match report {
+            Report::Failed(failure) => Some(failure),
+            Report::UpperInMemory => None,
+        });
+        return Err(failed.unwrap_or_else(|| Failure::plain("keep the first process alive: it was killed")));
+    }
+    identity.doing(doing)
 }
 
 /// Binds the agent's socket: listening before the agent exists, so that connecting never has to be tried twice.

@@ -31,7 +31,12 @@ pub(crate) struct Entry {
 impl Entry {
     /// To be called within the runtime that is to watch the process.
     pub(crate) fn new(state: State, pidfd: OwnedFd, guest: AgentGuest) -> io::Result<Self> {
-        Ok(Self { state, pidfd: sys::watch(pidfd)?, guest: Arc::new(guest), answered: AtomicBool::new(false) })
+        Ok(Self {
+            state,
+            pidfd: sys::watch(pidfd)?,
+            guest: Arc::new(guest),
+            answered: AtomicBool::new(false),
+        })
     }
 
     /// Whether its first process still runs.
@@ -101,7 +106,9 @@ impl SocketEndpoint {
 impl AgentEndpoint for SocketEndpoint {
     async fn dial(&self) -> Result<Box<dyn Duplex>> {
         let gone = |e: io::Error| match e.raw_os_error() {
-            Some(libc::ENOENT | libc::ENOTDIR) => Error::not_found(format!("sandbox {} does not exist", self.id)),
+            Some(libc::ENOENT | libc::ENOTDIR) => {
+                Error::not_found(format!("sandbox {} does not exist", self.id))
+            }
             // Nobody holds the listening end: the agent is gone, and so is the sandbox.
             Some(libc::ECONNREFUSED) => Error::destroyed(format!("sandbox {} has ended", self.id)),
             _ => Error::unavailable(format!("the agent of sandbox {} cannot be reached", self.id)).because(e),
@@ -168,7 +175,8 @@ mod tests {
         let kind = async || endpoint.dial().await.err().map(|e| e.kind());
         assert_eq!(kind().await, Some(ErrorKind::NotFound));
         std::fs::create_dir_all(layout.sandbox(&id)).unwrap();
-        let listener = std::os::unix::net::UnixListener::bind(layout.sandbox(&id).join("agent.sock")).unwrap();
+        let listener =
+            std::os::unix::net::UnixListener::bind(layout.sandbox(&id).join("agent.sock")).unwrap();
         assert_eq!(kind().await, None);
         drop(listener);
         assert_eq!(kind().await, Some(ErrorKind::Destroyed));

@@ -51,8 +51,7 @@ impl<T> Doing<T> for Result<T, rustix::io::Errno> {
 }
 
 /// What a host without root, or with too little of it, has to change.
-pub(crate) const NEEDS_ROOT: &str =
-    "native needs root: run with sudo, or point --server at a running server";
+pub(crate) const NEEDS_ROOT: &str = "native needs root: run with sudo, or point --server at a running server";
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
@@ -60,7 +59,9 @@ impl From<Failure> for Error {
             libc::ENOSPC if failure.doing.starts_with("make the namespaces") => Self::resource_limit(
                 "the host allows no more namespaces: raise the sysctls user.max_*_namespaces",
             ),
-            libc::ENOSPC | libc::EDQUOT => Self::resource_limit(format!("failed to {}: disk full", failure.doing)),
+            libc::ENOSPC | libc::EDQUOT => {
+                Self::resource_limit(format!("failed to {}: disk full", failure.doing))
+            }
             libc::EMFILE | libc::ENFILE => {
                 Self::resource_limit(format!("failed to {}: too many open files", failure.doing))
             }

@@ -89,7 +89,11 @@ pub(crate) fn make_private_dir(path: &Path, parents: bool) -> Result<(), Failure
 
 /// Opens a directory as a handle for paths beneath it.
 pub(crate) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(rustix::fs::open(
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 /// A path to the agent's socket that always fits into a socket address (108 bytes), valid while `directory` is open.

@@ -13,6 +13,7 @@ mod entry;
 mod failure;
 mod health;
 mod image;
+mod inner;
 mod layout;
 mod locks;
 mod process;

@@ -194,7 +194,8 @@ mod tests {
         let mut child = sleeper();
         let real = Identity::of(child.id() as i32).unwrap();
         let recycled = Identity { start_time: real.start_time + 1, ..real.clone() };
-        let other_boot = Identity { boot_id: "00000000-0000-0000-0000-000000000000".to_owned(), ..real.clone() };
+        let mut other_boot = real.clone();
+        other_boot.boot_id = "00000000-0000-0000-0000-000000000000".to_owned();
         assert!(recycled.open().unwrap().is_none());
         assert!(other_boot.open().unwrap().is_none());
         assert!(real.open().unwrap().is_some());

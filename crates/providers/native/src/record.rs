@@ -137,7 +137,8 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         write_state(tmp.path(), &state()).unwrap();
         // Left by a server that was killed while writing.
-        fs::write(tmp.path().join("state.json.new"), b"garbage that is longer than the record itself").unwrap();
+        fs::write(tmp.path().join("state.json.new"), b"garbage that is longer than the record itself")
+            .unwrap();
         write_state(tmp.path(), &State { lower: "/other".into(), ..state() }).unwrap();
         assert_eq!(Record::read(tmp.path()).unwrap().state.unwrap().lower, PathBuf::from("/other"));
     }

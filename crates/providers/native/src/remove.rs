@@ -76,10 +76,12 @@ fn remove_entry(top: BorrowedFd<'_>, name: &CStr, kind: FileType, moved: &mut u6
                 ) {
                     Err(Errno::EXIST) => {}
                     // Not every filesystem knows the flag; an empty directory of that name may be replaced.
-                    Err(Errno::INVAL) => match renameat(directory.as_fd(), child.as_c_str(), top, fresh.as_str()) {
-                        Err(Errno::EXIST | Errno::NOTEMPTY) => {}
-                        result => break ignore_gone(result)?,
-                    },
+                    Err(Errno::INVAL) => {
+                        match renameat(directory.as_fd(), child.as_c_str(), top, fresh.as_str()) {
+                            Err(Errno::EXIST | Errno::NOTEMPTY) => {}
+                            result => break ignore_gone(result)?,
+                        }
+                    }
                     result => break ignore_gone(result)?,
                 }
             }

@@ -27,9 +27,8 @@ pub(crate) enum Look {
 /// `Unavailable` if the system cannot tell.
 pub(crate) fn look(layout: &Layout, id: &SandboxId) -> Result<Look> {
     let directory = layout.sandbox(id);
-    let unknown = |e: io::Error| {
-        Error::unavailable(format!("the state of sandbox {id} cannot be read")).because(e)
-    };
+    let unknown =
+        |e: io::Error| Error::unavailable(format!("the state of sandbox {id} cannot be read")).because(e);
     match fs::symlink_metadata(&directory) {
         Ok(_) => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Look::Absent),
@@ -91,7 +90,8 @@ mod tests {
         assert!(ended().contains("agent has ended"));
 
         let boot_id = "another".to_owned();
-        write_state(&directory, &State { process: Identity { boot_id, ..state.process.clone() }, ..state }).unwrap();
+        write_state(&directory, &State { process: Identity { boot_id, ..state.process.clone() }, ..state })
+            .unwrap();
         assert!(ended().contains("restarted"));
     }
 }

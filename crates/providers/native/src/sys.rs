@@ -5,19 +5,14 @@
 #![expect(unsafe_code, reason = "system calls without a safe wrapper; every block says why it is sound")]
 
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::{
-    ffi::{CStr, CString},
-    io,
-};
+use std::{ffi::CString, io};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// Namespaces of a sandbox. The cgroup namespace is left out on purpose: it is unshared later, when the process is in
 /// its own cgroup, so that this cgroup becomes the root that it sees.
-const NAMESPACES: u64 = (libc::CLONE_NEWPID
-    | libc::CLONE_NEWNS
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWNET) as u64;
+const NAMESPACES: u64 =
+    (libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWNET)
+        as u64;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// `struct clone_args` of the kernel, version 2.
@@ -219,31 +214,26 @@ pub(crate) fn loopback_up(socket: BorrowedFd<'_>) -> io::Result<()> {
     }
     let mut request = InterfaceFlags { name: [0; libc::IFNAMSIZ], flags: 0, rest: [0; 22] };
     request.name[..2].copy_from_slice(b"lo");
-    let mut ioctl = |operation: u64| {
-        // SAFETY: `request` has the size and layout of `struct ifreq`; both operations read the name and read or write
-        // the flags only.
-        match unsafe { libc::ioctl(socket.as_raw_fd(), operation as _, &raw mut request) } {
-            -1 => Err(io::Error::last_os_error()),
-            _ => Ok(()),
-        }
-    };
-    ioctl(libc::SIOCGIFFLAGS as u64)?;
+    // SAFETY: `request` has the size and layout of `struct ifreq`; this reads the name and writes the flags.
+    let read = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS as _, &raw mut request) };
+    if read == -1 {
+        return Err(io::Error::last_os_error());
+    }
     // Only this bit: the kernel sets the others itself.
     request.flags |= libc::IFF_UP as i16;
-    // SAFETY: as above.
-    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw mut request) } {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    }
+    // SAFETY: as above; this reads both.
+    let written = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw mut request) };
+    if written == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Leaves the session keyring of whoever started us behind: possessing it would give a sandbox the keys in it.
+/// Leaves the session keyring of whoever started us behind: possessing it would give a sandbox the keys in it. The new
+/// one has no name, because keyrings of one name are one keyring.
 ///
 /// Kernels without keyrings have nothing to leave.
-pub(crate) fn new_session_keyring(name: &CStr) {
+pub(crate) fn new_session_keyring() {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
-    // SAFETY: the kernel reads the string, which outlives the call.
-    unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
+    // SAFETY: a null name is documented to mean a new anonymous keyring; no memory is read.
+    unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
 }
 
 /// Makes the cgroup that we are in the root of what we see of cgroups.

@@ -58,8 +58,7 @@ mod tests {
     fn without_cgroups_the_processes_are_added_up() {
         let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
         let process = Identity::of(child.id() as i32).unwrap();
-        let stats =
-            measure(&State { process, cgroups: Default::default(), lower: "/".into() }, None);
+        let stats = measure(&State { process, cgroups: Default::default(), lower: "/".into() }, None);
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!((stats.pids, stats.memory_limit_bytes), (1, 0));

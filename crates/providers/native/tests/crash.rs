@@ -66,7 +66,11 @@ async fn victim(data_dir: &Path, installation: &str) {
     let _ = provider.destroy(&victim).await;
 }
 
-async fn sandboxed(provider: &stacyvm_provider_native::NativeProvider, id: &stacyvm_provider::SandboxId, spec: &SandboxSpec) {
+async fn sandboxed(
+    provider: &stacyvm_provider_native::NativeProvider,
+    id: &stacyvm_provider::SandboxId,
+    spec: &SandboxSpec,
+) {
     drop(sandbox(provider, id, spec).await);
 }
 

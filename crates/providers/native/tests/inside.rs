@@ -15,14 +15,20 @@ async fn a_program_of_the_host_runs_as_nobody_special() {
     let guest = guest.as_ref();
 
     assert_eq!(run(guest, &["python3", "-c", "print(40+2)"]).await.ok(), "42\n");
-    assert_eq!(sh(guest, "id -u; id -g; id -un; pwd; echo $HOME").await, "1000\n1000\nsandbox\n/workspace\n/home/sandbox\n");
+    assert_eq!(
+        sh(guest, "id -u; id -g; id -un; pwd; echo $HOME").await,
+        "1000\n1000\nsandbox\n/workspace\n/home/sandbox\n"
+    );
     let status = sh(guest, "grep -E '^(Cap|NoNewPrivs)' /proc/self/status").await;
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert!(status.contains(&format!("{set}:\t0000000000000000")), "{status}");
     }
     assert!(status.contains("NoNewPrivs:\t1"), "{status}");
 
-    assert_eq!(sh(guest, "hostname; cat /etc/hostname; getent hosts $(hostname) | cut -d' ' -f1").await, format!("{id}\n{id}\n127.0.1.1\n"));
+    assert_eq!(
+        sh(guest, "hostname; cat /etc/hostname; getent hosts $(hostname) | cut -d' ' -f1").await,
+        format!("{id}\n{id}\n127.0.1.1\n")
+    );
     let interfaces = sh(guest, "tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '").await;
     assert_eq!(interfaces, "lo\n");
     let python = "import socket; s = socket.create_server(('127.0.0.1', 0)); \
@@ -47,7 +53,10 @@ async fn the_hosts_secrets_are_not_there_and_its_programs_cannot_be_changed() {
     let guest = sandbox(&provider, &id, &spec()).await;
     let guest = guest.as_ref();
     for absent in ["/etc/shadow", "/etc/machine-id", "/etc/ssl/private", "/root/.bashrc", "/var/lib/dpkg"] {
-        assert!(sh(guest, &format!("ls -d {absent} 2>&1 || true")).await.contains("No such file"), "{absent}");
+        assert!(
+            sh(guest, &format!("ls -d {absent} 2>&1 || true")).await.contains("No such file"),
+            "{absent}"
+        );
     }
     let data_dir = host.data_dir.display();
     assert!(sh(guest, &format!("ls -d {data_dir} 2>&1 || true")).await.contains("No such file"));
@@ -68,7 +77,9 @@ async fn the_hosts_secrets_are_not_there_and_its_programs_cannot_be_changed() {
     }
     let write = run(guest, &["sh", "-c", "echo x > /proc/sys/kernel/hostname"]).await;
     assert_ne!(write.info.outcome, Some(Outcome::Exited(0)));
-    for escape in ["mount -t tmpfs x /mnt", "unshare -p true", "mknod /tmp/sda b 8 0", "chown root /tmp", "kill -9 1"] {
+    for escape in
+        ["mount -t tmpfs x /mnt", "unshare -p true", "mknod /tmp/sda b 8 0", "chown root /tmp", "kill -9 1"]
+    {
         let ran = run(guest, &["sh", "-c", escape]).await;
         assert_ne!(ran.info.outcome, Some(Outcome::Exited(0)), "{escape}: {ran:?}");
     }
@@ -84,7 +95,8 @@ async fn files_live_as_long_as_their_sandbox_and_belong_to_it_alone() {
     let (a, b) = (id("a"), id("b"));
     let in_a = sandbox(&provider, &a, &spec()).await;
     let in_b = sandbox(&provider, &b, &spec()).await;
-    sh(in_a.as_ref(), "echo one > /workspace/f; echo two > ~/f; echo three > /tmp/f; echo four > /dev/shm/f").await;
+    sh(in_a.as_ref(), "echo one > /workspace/f; echo two > ~/f; echo three > /tmp/f; echo four > /dev/shm/f")
+        .await;
     assert_eq!(sh(in_a.as_ref(), "cat /workspace/f ~/f /tmp/f /dev/shm/f").await, "one\ntwo\nthree\nfour\n");
     assert_eq!(sh(in_b.as_ref(), "cat /workspace/f ~/f /tmp/f /dev/shm/f 2>/dev/null || true").await, "");
     provider.destroy(&a).await.unwrap();
@@ -103,11 +115,18 @@ async fn devices_terminals_and_time_zones_work() {
     let id = id("devices");
     let guest = sandbox(&provider, &id, &spec()).await;
     let guest = guest.as_ref();
-    assert_eq!(sh(guest, "echo x > /dev/null; head -c3 /dev/zero | od -An -tx1; head -c8 /dev/urandom | wc -c").await, " 00 00 00\n8\n");
+    assert_eq!(
+        sh(guest, "echo x > /dev/null; head -c3 /dev/zero | od -An -tx1; head -c8 /dev/urandom | wc -c")
+            .await,
+        " 00 00 00\n8\n"
+    );
     assert!(sh(guest, "echo x > /dev/full 2>&1 || echo full").await.contains("full"));
     let python = "import pty, os; m, s = pty.openpty(); os.write(s, b'hi'); print(os.read(m, 9).decode(), os.ttyname(s))";
     assert_eq!(run(guest, &["python3", "-c", python]).await.ok(), "hi /dev/pts/0\n");
-    assert_eq!(sh(guest, "echo hello | cat /dev/stdin; ls /dev/fd/ | wc -l").await.lines().next(), Some("hello"));
+    assert_eq!(
+        sh(guest, "echo hello | cat /dev/stdin; ls /dev/fd/ | wc -l").await.lines().next(),
+        Some("hello")
+    );
     sh(guest, "date; test -e /etc/ssl/certs").await;
     provider.destroy(&id).await.unwrap();
     host.assert_nothing_left();

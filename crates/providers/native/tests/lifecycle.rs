@@ -147,7 +147,11 @@ async fn half_made_sandboxes_are_listed_and_removed() {
     fs::write(directory(&broken).join("state.json"), "{\"process\":").unwrap();
     let listed = provider.list().await.unwrap();
     assert_eq!(listed.iter().map(|s| s.id.as_str()).collect::<Vec<_>>(), [bare.as_str(), broken.as_str()]);
-    assert!(listed.iter().all(|s| matches!(&s.state, RuntimeState::Ended { reason } if reason.contains("interrupted"))));
+    assert!(
+        listed
+            .iter()
+            .all(|s| matches!(&s.state, RuntimeState::Ended { reason } if reason.contains("interrupted")))
+    );
     assert_eq!(listed[1].image.as_deref(), Some("host"));
     // Finished by a create, removed by a destroy.
     sandbox(&provider, &bare, &spec()).await;
@@ -195,9 +199,13 @@ async fn an_agent_that_does_not_start_leaves_nothing() {
     assert!(error.chain().contains("start the agent"), "{}", error.chain());
     assert!(provider.list().await.unwrap().is_empty());
     host.assert_nothing_left();
-    let error = provider.create(&id("absent"), &SandboxSpec { image: "/no/such".into(), ..spec() }).await.unwrap_err();
+    let error = provider
+        .create(&id("absent"), &SandboxSpec { image: "/no/such".into(), ..spec() })
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
-    let error = provider.create(&id("named"), &SandboxSpec { image: "alpine".into(), ..spec() }).await.unwrap_err();
+    let error =
+        provider.create(&id("named"), &SandboxSpec { image: "alpine".into(), ..spec() }).await.unwrap_err();
     assert!(error.message().contains("host"), "{error}");
     host.assert_nothing_left();
 }

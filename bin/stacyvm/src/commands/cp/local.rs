@@ -65,7 +65,9 @@ impl Source {
                 return None;
             }
             let piece = match pieces.next().await {
-                None if left.is_some_and(|left| left > 0) => Err(io::Error::other("it became shorter meanwhile")),
+                None if left.is_some_and(|left| left > 0) => {
+                    Err(io::Error::other("it became shorter meanwhile"))
+                }
                 None => return None,
                 Some(piece) => piece,
             };
@@ -112,7 +114,9 @@ pub(crate) fn download_target(local: &str, remote: &str) -> Result<Target> {
         }
         // The name comes from our own command line, yet a path that ends in `..` must not lead out of the directory.
         let name = Path::new(remote).file_name();
-        path.push(name.ok_or_else(|| Failure::usage(format!("{remote} has no file name"), "name the local file"))?);
+        path.push(
+            name.ok_or_else(|| Failure::usage(format!("{remote} has no file name"), "name the local file"))?,
+        );
     }
     // A link is written through, as cp does: what it leads to is replaced.
     let path = fs::canonicalize(&path).unwrap_or(path);
@@ -261,6 +265,9 @@ mod tests {
         assert!(download_target(text, "/w/a.txt").is_err());
         std::os::unix::fs::symlink(root.join("real"), root.join("link")).unwrap();
         fs::write(root.join("real"), b"x").unwrap();
-        assert_eq!(download_target(&format!("{text}/link"), "/w/a").unwrap(), Target::File(root.join("real")));
+        assert_eq!(
+            download_target(&format!("{text}/link"), "/w/a").unwrap(),
+            Target::File(root.join("real"))
+        );
     }
 }

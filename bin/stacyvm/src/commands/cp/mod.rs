@@ -62,7 +62,8 @@ impl Cp {
 
     async fn copy(&self, global: &Global) -> Result<()> {
         let (source, target) = (Place::parse(&self.source)?, Place::parse(&self.target)?);
-        let progress = |size| if global.quiet || global.json { Progress::hidden() } else { Progress::new(size) };
+        let progress =
+            |size| if global.quiet || global.json { Progress::hidden() } else { Progress::new(size) };
         let (bytes, target) = match (&source, &target) {
             (Place::Sandbox { id, path }, Place::Local(local)) => {
                 let client = global.client()?;

@@ -25,7 +25,9 @@ impl Place {
         if text.is_empty() {
             return Err(Failure::usage("an empty path", "name a file"));
         }
-        let Some((id, path)) = text.split_once(':').filter(|(id, _)| !id.is_empty() && !id.contains(['/', '.'])) else {
+        let Some((id, path)) =
+            text.split_once(':').filter(|(id, _)| !id.is_empty() && !id.contains(['/', '.']))
+        else {
             return Ok(Self::Local(text.to_owned()));
         };
         if path.is_empty() {

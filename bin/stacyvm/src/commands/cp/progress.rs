@@ -20,9 +20,9 @@ impl Progress {
     /// A bar on standard error, for `size` bytes if that is known.
     pub(crate) fn new(size: Option<u64>) -> Self {
         let bar = match size {
-            Some(size) => ProgressBar::with_draw_target(Some(size), ProgressDrawTarget::hidden()).with_style(style(
-                "{bar:30} {percent:>3}%  {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left",
-            )),
+            Some(size) => ProgressBar::with_draw_target(Some(size), ProgressDrawTarget::hidden()).with_style(
+                style("{bar:30} {percent:>3}%  {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left"),
+            ),
             None => ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden())
                 .with_style(style("{spinner} {bytes}  {bytes_per_sec}")),
         };

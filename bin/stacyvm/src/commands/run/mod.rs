@@ -73,7 +73,8 @@ impl Run {
             None => embedded::run(self, global),
         };
         // What is not about the command is about us.
-        outcome.map_err(|failure| if matches!(failure.code, 1 | 2) { failure.exit(code::OURS) } else { failure })
+        outcome
+            .map_err(|failure| if matches!(failure.code, 1 | 2) { failure.exit(code::OURS) } else { failure })
     }
 
     fn stdin(&self) -> bool {
@@ -86,7 +87,9 @@ impl Run {
             return Ok(self.image.clone());
         }
         let path = Path::new(&self.image).canonicalize();
-        let path = path.map_err(|e| Failure::new(format!("image {}: {e}", self.image), "name a directory that exists"))?;
+        let path = path.map_err(|e| {
+            Failure::new(format!("image {}: {e}", self.image), "name a directory that exists")
+        })?;
         path.into_os_string()
             .into_string()
             .map_err(|path| Failure::new(format!("image {} is not a name in UTF-8", path.display()), ""))

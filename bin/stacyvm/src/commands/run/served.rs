@@ -66,7 +66,11 @@ async fn create(run: &Run, client: &Client, signals: &mut Signals) -> Result<San
     }
 }
 
-async fn create_once(client: &Client, request: &CreateSandbox, options: &CreateOptions) -> Result<Sandbox, Error> {
+async fn create_once(
+    client: &Client,
+    request: &CreateSandbox,
+    options: &CreateOptions,
+) -> Result<Sandbox, Error> {
     let started = Instant::now();
     let mut sent = false;
     loop {
@@ -79,7 +83,13 @@ async fn create_once(client: &Client, request: &CreateSandbox, options: &CreateO
     }
 }
 
-async fn in_sandbox(run: &Run, global: &Global, client: &Client, id: &str, signals: &mut Signals) -> Result<Finished> {
+async fn in_sandbox(
+    run: &Run,
+    global: &Global,
+    client: &Client,
+    id: &str,
+    signals: &mut Signals,
+) -> Result<Finished> {
     let (mode, command, args) = exec::command_line(&run.command, false);
     let spec = StartProcess {
         command,

@@ -94,11 +94,17 @@ fn say_warnings(loaded: &Loaded) {
     if !idle.is_empty() {
         tracing::warn!(keys = idle.join(", "), "these keys are set and have no effect in this version");
     }
-    if !loaded.config.requires_key() && std::env::var_os("STACYVM_API_KEY").is_some_and(|key| !key.is_empty()) {
-        tracing::warn!("STACYVM_API_KEY is what clients send; a server asks for a key with STACYVM_AUTH_API_KEY");
+    if !loaded.config.requires_key() && std::env::var_os("STACYVM_API_KEY").is_some_and(|key| !key.is_empty())
+    {
+        tracing::warn!(
+            "STACYVM_API_KEY is what clients send; a server asks for a key with STACYVM_AUTH_API_KEY"
+        );
     }
     if !loaded.config.requires_key() && !loaded.config.listens_on_loopback() {
-        tracing::warn!(host = loaded.config.server.host, "no key is required of anybody who reaches this listener");
+        tracing::warn!(
+            host = loaded.config.server.host,
+            "no key is required of anybody who reaches this listener"
+        );
     }
 }
 
@@ -108,7 +114,8 @@ async fn serve(config: &Config, lock: &Lock, quiet: bool) -> Result<()> {
     let listener = listen(config).await?;
     let address = listener.local_addr().map_err(|e| Failure::new(format!("cannot listen: {e}"), ""))?;
     let store = Store::open(&config.database.path).await.map_err(|e| {
-        let fix = format!("look at {}, or name another file with database.path", config.database.path.display());
+        let fix =
+            format!("look at {}, or name another file with database.path", config.database.path.display());
         Failure::new(e.to_string(), fix)
     })?;
     let store_failed = |e: stacyvm_store::StoreError| Failure::new(e.to_string(), "");
@@ -215,7 +222,8 @@ fn banner(config: &Config, address: SocketAddr, provider: &str) -> String {
     // An address that stands for all of them is not one to connect to.
     let host = if address.ip().is_unspecified() { "localhost".to_owned() } else { bracketed(address) };
     let key = if config.requires_key() { "required" } else { "none: this machine only" };
-    let key = if config.requires_key() || address.ip().is_loopback() { key } else { "none: OPEN TO THE NETWORK" };
+    let key =
+        if config.requires_key() || address.ip().is_loopback() { key } else { "none: OPEN TO THE NETWORK" };
     format!(
         "\n  stacyvm {}\n\n  API       http://{host}:{}/api/v1\n  API key   {key}\n  Provider  {provider}\n  \
          Data      {}\n\n  Try it:   stacyvm spawn --server http://{host}:{} --image host\n  Stop it:  Ctrl-C; sandboxes go on\n\n",

@@ -1,7 +1,7 @@
 //! Who may do what, and what everybody gets: errors, request ids, CORS.
 
 use crate::{
-    ApiConfig, ApiState, layered,
+    ApiConfig,
     testing::{Answer, Api},
 };
 use axum::{Router, body::Body, routing::get};
@@ -89,15 +89,8 @@ async fn writing_needs_the_write_scope() {
 #[tokio::test]
 async fn a_route_without_a_scope_is_denied_to_everybody() {
     for (config, key) in [(ApiConfig::default(), None), (keyed(), Some("a"))] {
-        let api = Api::with(config.clone()).await;
-        let engine = stacyvm_engine::Engine::start(
-            stacyvm_engine::EngineConfig::default(),
-            stacyvm_engine::Store::in_memory().await.unwrap(),
-            vec![],
-        );
-        let state = ApiState::new(engine.await.unwrap(), config);
         let forgotten = Router::new().route("/api/v1/forgotten", get(|| async { "secret" }));
-        let api = Api { router: layered(forgotten, state), ..api };
+        let api = Api::bare(config, Some(forgotten)).await;
         let answer = call(&api, &Method::GET, "/api/v1/forgotten", key).await;
         answer.expect_error(403, "FORBIDDEN");
     }
@@ -228,13 +221,6 @@ async fn only_named_origins_are_echoed_and_no_wildcard_without_a_key() {
 
 #[tokio::test]
 async fn a_panic_is_a_500_in_json() {
-    let api = Api::start().await;
-    let engine = stacyvm_engine::Engine::start(
-        stacyvm_engine::EngineConfig::default(),
-        stacyvm_engine::Store::in_memory().await.unwrap(),
-        vec![],
-    );
-    let state = ApiState::new(engine.await.unwrap(), ApiConfig::default());
     // In the place of a declared route, so that the request gets through to it.
     let broken = Router::new().route(
         "/api/v1/health",
@@ -244,7 +230,7 @@ async fn a_panic_is_a_500_in_json() {
             }
         }),
     );
-    let api = Api { router: layered(broken, state), ..api };
+    let api = Api::bare(ApiConfig::default(), Some(broken)).await;
     let message = api.get("/health").await.expect_error(500, "INTERNAL_ERROR");
     assert_eq!(message, "internal error");
 }

@@ -1,6 +1,7 @@
 //! The routes as clients see them, through the whole router.
 
 mod access;
+mod connections;
 mod exec;
 mod files;
 mod processes;

@@ -24,6 +24,14 @@ async fn health_answers_hold_the_strings_that_scripts_look_for() {
 }
 
 #[tokio::test]
+async fn without_a_healthy_provider_the_server_is_alive_but_not_ready() {
+    let api = Api::bare(ApiConfig::default(), None).await;
+    let answer = api.get("/ready").await;
+    assert!(answer.expect(503).text().starts_with(r#"{"status":"not_ready""#), "{}", answer.text());
+    api.get("/live").await.expect(200);
+}
+
+#[tokio::test]
 async fn providers_are_shown_with_the_keys_of_the_contract() {
     let api = Api::start().await;
     let list = api.get("/providers").await.expect(200).json();

@@ -243,7 +243,8 @@ mod tests {
         let paths: Vec<_> = host.plan("sb-1", limits(1, 1, 1)).0.into_iter().map(|g| g.path).collect();
         assert_eq!(
             paths,
-            ["memory", "cpu,cpuacct", "pids"].map(|c| PathBuf::from(format!("/sys/fs/cgroup/{c}/stacyvm-i1/sb-1")))
+            ["memory", "cpu,cpuacct", "pids"]
+                .map(|c| PathBuf::from(format!("/sys/fs/cgroup/{c}/stacyvm-i1/sb-1")))
         );
     }
 

@@ -197,8 +197,7 @@ impl SandboxCgroups {
                 }
                 Version::V2 => {
                     if group.has(Controller::Memory) {
-                        usage.memory =
-                            memory(&file("memory.current"), &file("memory.stat"), "inactive_file");
+                        usage.memory = memory(&file("memory.current"), &file("memory.stat"), "inactive_file");
                     }
                     usage.cpu =
                         usage.cpu.or(keyed(&file("cpu.stat"), "usage_usec").map(Duration::from_micros));
@@ -243,7 +242,11 @@ mod tests {
 
     /// A tree of plain files in place of the kernel's: directories and control files are there already, as `make`
     /// tolerates.
-    fn fake(version: Version, controllers: &[Controller], files: &[&str]) -> (tempfile::TempDir, SandboxCgroups) {
+    fn fake(
+        version: Version,
+        controllers: &[Controller],
+        files: &[&str],
+    ) -> (tempfile::TempDir, SandboxCgroups) {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("sb-1");
         for directory in [path.clone(), path.join("work"), path.join("agent")] {

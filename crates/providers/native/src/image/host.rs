@@ -133,7 +133,8 @@ impl HostImage {
 pub(crate) fn remove_unused(layout: &Layout, used: &HashSet<PathBuf>) {
     let Ok(entries) = fs::read_dir(layout.images()) else { return };
     for entry in entries.flatten() {
-        let ours = entry.file_name().to_str().is_some_and(|n| n.starts_with("host-") || n.starts_with(".host-"));
+        let ours =
+            entry.file_name().to_str().is_some_and(|n| n.starts_with("host-") || n.starts_with(".host-"));
         if ours && !used.contains(&entry.path()) {
             let _ = crate::remove::remove_tree(&entry.path());
         }
@@ -288,7 +289,8 @@ mod tests {
     fn fixture() -> (tempfile::TempDir, Layout, HostImage) {
         let tmp = tempfile::tempdir().unwrap();
         let root = tmp.path().join("host");
-        for directory in ["usr/bin", "etc/ssl/certs/private", "etc/ssl/private", "lib64", "etc/alternatives"] {
+        for directory in ["usr/bin", "etc/ssl/certs/private", "etc/ssl/private", "lib64", "etc/alternatives"]
+        {
             fs::create_dir_all(root.join(directory)).unwrap();
         }
         symlink("usr/bin", root.join("bin")).unwrap();
@@ -315,9 +317,7 @@ mod tests {
         let skeleton = image.get(&layout).unwrap();
         let has = |path: &str| fs::symlink_metadata(skeleton.path.join(path)).is_ok();
         assert!(has("etc/ssl/certs/ca.pem") && has("etc/localtime") && has("var/run"));
-        for secret in
-            ["etc/ssl/certs/key.pem", "etc/ssl/certs/private", "etc/ssl/private", "etc/shadow"]
-        {
+        for secret in ["etc/ssl/certs/key.pem", "etc/ssl/certs/private", "etc/ssl/private", "etc/shadow"] {
             assert!(!has(secret), "{secret}");
         }
         let passwd = fs::read_to_string(skeleton.path.join("etc/passwd")).unwrap();
@@ -344,7 +344,7 @@ mod tests {
         let same = HostImage { root: image.root.clone(), built: Mutex::new(None) };
         assert_eq!(same.get(&layout).unwrap().path, first);
         fs::write(image.root.join("etc/ssl/certs/new.pem"), "new").unwrap();
-        let other = HostImage { root: image.root.clone(), built: Mutex::new(None) };
+        let other = HostImage { root: image.root, built: Mutex::new(None) };
         let second = other.get(&layout).unwrap().path.clone();
         assert_ne!(first, second);
 

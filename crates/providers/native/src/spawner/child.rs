@@ -58,7 +58,7 @@ fn try_run(
     let _ = rustix::process::setsid();
 
     join_cgroups(setup)?;
-    sys::new_session_keyring(c"stacyvm");
+    sys::new_session_keyring();
     rustix::system::sethostname(setup.id.as_str().as_bytes()).doing(|| "set the host name".to_owned())?;
     bring_up_loopback()?;
     if mounts::enter_root(setup, lower.as_fd())? == Upper::InMemory {

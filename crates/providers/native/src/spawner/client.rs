@@ -135,9 +135,8 @@ impl Spawner {
         if let Some(connection) = current.as_ref().filter(|c| c.is_alive()) {
             return Ok(Arc::clone(connection));
         }
-        let connection = self.launch().doing(|| {
-            format!("start the spawner {}", self.command.program.display())
-        })?;
+        let connection =
+            self.launch().doing(|| format!("start the spawner {}", self.command.program.display()))?;
         *current = Some(Arc::clone(&connection));
         Ok(connection)
     }
@@ -288,11 +287,8 @@ mod tests {
         let fd = sealed_program(b"#!/bin/true\n").unwrap();
         assert!(rustix::io::write(&fd, b"x").is_err());
         let mut text = String::new();
-        let mut file = std::fs::File::open(format!(
-            "/proc/self/fd/{}",
-            std::os::fd::AsRawFd::as_raw_fd(&fd)
-        ))
-        .unwrap();
+        let mut file =
+            std::fs::File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd))).unwrap();
         file.read_to_string(&mut text).unwrap();
         assert_eq!(text, "#!/bin/true\n");
     }
@@ -321,14 +317,7 @@ mod tests {
         };
         let null: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
         let null = null.as_fd();
-        let fds = CloneFds {
-            lower: null,
-            listener: null,
-            log: null,
-            go: null,
-            status: null,
-            cgroup: None,
-        };
+        let fds = CloneFds { lower: null, listener: null, log: null, go: null, status: null, cgroup: None };
         // Either the packet could not be sent, or its answer never comes.
         match spawner.clone_child(setup, &fds) {
             Err(Gone) => {}

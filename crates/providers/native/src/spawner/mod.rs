@@ -26,6 +26,6 @@ mod upper;
 
 pub(crate) use child::LISTENER;
 pub(crate) use client::{ClonedChild, Spawner};
-pub(crate) use protocol::{CloneFds, Report, Setup};
+pub(crate) use protocol::{CloneFds, MAX_REPORT, Report, Setup};
 pub use serve::spawner_main;
 pub(crate) use upper::USER;

@@ -23,8 +23,7 @@ use std::ffi::{CStr, CString};
 const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 /// Parts of `/proc` through which root could change the host. The agent has no right to most of it; this holds for
 /// the rest, and for whoever gets to be root later.
-const READ_ONLY: &[&CStr] =
-    &[c"/proc/sys", c"/proc/sysrq-trigger", c"/proc/irq", c"/proc/bus", c"/proc/fs"];
+const READ_ONLY: &[&CStr] = &[c"/proc/sys", c"/proc/sysrq-trigger", c"/proc/irq", c"/proc/bus", c"/proc/fs"];
 /// Parts of `/proc` that tell about the host. Not every kernel has all of them.
 const MASKED: &[&CStr] = &[
     c"/proc/acpi",

@@ -57,18 +57,21 @@ pub(super) fn set_oom_score() {
 pub(super) fn reduce() -> Result<(), Failure> {
     set_thread_groups(&[]).doing(|| "leave the groups".to_owned())?;
     let _ = clear_ambient_capability_set();
+    // Root keeps what is inheritable across the coming exec even with an empty bounding set; the agent clears its
+    // inheritable set, and from then on nothing in the sandbox can gain any capability by executing anything. In this
+    // order: what is not in the bounding set cannot be made inheritable.
+    let changing = AGENT | CapabilitySet::SETPCAP;
+    let sets = CapabilitySets { effective: changing, permitted: changing, inheritable: AGENT };
+    set_capabilities(None, sets).doing(|| "keep the agent's capabilities".to_owned())?;
     for bit in 0..64 {
         let capability = CapabilitySet::from_bits_retain(1 << bit);
-        if AGENT.contains(capability) {
-            continue;
-        }
         match remove_capability_from_bounding_set(capability) {
             // No such capability in this kernel, nor any higher one.
             Err(rustix::io::Errno::INVAL) => break,
             result => result.doing(|| format!("drop capability {bit}"))?,
         }
     }
-    let sets = CapabilitySets { effective: AGENT, permitted: AGENT, inheritable: CapabilitySet::empty() };
+    let sets = CapabilitySets { effective: AGENT, permitted: AGENT, inheritable: AGENT };
     set_capabilities(None, sets).doing(|| "drop capabilities".to_owned())?;
     // For the agent too: it changes users downwards only, and nothing in a sandbox is to gain rights by a file.
     set_no_new_privs(true).doing(|| "forbid new privileges".to_owned())

@@ -115,8 +115,22 @@ pub(crate) enum Report {
     Failed(Failure),
 }
 
+/// Longest text of reports that is read, in bytes.
+pub(crate) const MAX_REPORT: u64 = 16 << 10;
+
+impl Report {
+    /// The reports in what was read from a status pipe. What is cut off or garbled is left out.
+    pub(crate) fn parse(text: &[u8]) -> Vec<Self> {
+        text.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+    }
+}
+
 /// Sends one packet.
-pub(crate) fn send(socket: BorrowedFd<'_>, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub(crate) fn send(
+    socket: BorrowedFd<'_>,
+    message: &impl Serialize,
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
     if bytes.len() > MAX_PACKET || fds.len() > MAX_FDS {
         return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
@@ -205,16 +219,11 @@ mod tests {
         let files: Vec<OwnedFd> =
             names.iter().map(|n| std::fs::File::create(tmp.path().join(n)).unwrap().into()).collect();
         let b: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
-        let sent = CloneFds {
-            lower: b[0],
-            listener: b[1],
-            log: b[2],
-            go: b[3],
-            status: b[4],
-            cgroup: Some(b[5]),
-        };
+        let sent =
+            CloneFds { lower: b[0], listener: b[1], log: b[2], go: b[3], status: b[4], cgroup: Some(b[5]) };
         let inode = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).unwrap().st_ino;
-        let packet: Vec<OwnedFd> = sent.to_packet().iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect();
+        let packet: Vec<OwnedFd> =
+            sent.to_packet().iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect();
         let got = CloneFds::from_packet(packet).unwrap();
         assert_eq!(inode(got.listener.as_fd()), inode(sent.listener));
         assert_eq!(inode(got.status.as_fd()), inode(sent.status));

@@ -37,7 +37,14 @@ pub fn spawner_main() -> ExitCode {
     // A session of its own: no terminal, no signals from one. Refused only if we lead a process group, as when started
     // from a shell by hand, which is harmless.
     let _ = rustix::process::setsid();
-    sys::ignore_signals(&[libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU]);
+    sys::ignore_signals(&[
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGHUP,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+    ]);
     // Ended sandboxes are nobody's zombies: the kernel reaps them.
     sys::ignore_signals(&[libc::SIGCHLD, libc::SIGPIPE]);
     // Not to keep a directory of the user's busy.

@@ -55,7 +55,11 @@ pub(super) fn fill(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, name: &str) -> 
 /// Adds the sandbox user to an image that has nobody of that number.
 fn add_user(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>) -> Result<(), Failure> {
     let databases = [
-        ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n", "sandbox:x:1000:1000:sandbox:/home/sandbox:/bin/sh\n"),
+        (
+            "etc/passwd",
+            "root:x:0:0:root:/root:/bin/sh\n",
+            "sandbox:x:1000:1000:sandbox:/home/sandbox:/bin/sh\n",
+        ),
         ("etc/group", "root:x:0:\n", "sandbox:x:1000:\n"),
     ];
     for (path, fresh, line) in databases {
@@ -140,7 +144,8 @@ mod tests {
         prepare(&tmp.path().join("lower"));
         let open = |name: &str| open_dir(rustix::fs::CWD, tmp.path().join(name).to_str().unwrap());
         let (upper, lower) = (
-            rustix::fs::open(tmp.path().join("upper"), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap(),
+            rustix::fs::open(tmp.path().join("upper"), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+                .unwrap(),
             open("lower").unwrap(),
         );
         fill(upper.as_fd(), lower.as_fd(), "sb-1").unwrap();
@@ -167,7 +172,8 @@ mod tests {
     fn the_images_own_users_stay() {
         let tmp = filled(|lower| {
             fs::create_dir(lower.join("etc")).unwrap();
-            fs::write(lower.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nbob:x:1001:1001::/:/bin/sh").unwrap();
+            fs::write(lower.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nbob:x:1001:1001::/:/bin/sh")
+                .unwrap();
             fs::write(lower.join("etc/group"), "node:x:1000:\n").unwrap();
         });
         let passwd = text(&tmp, "etc/passwd");

@@ -211,7 +211,11 @@ pub(crate) fn kill(pid: i32) {
 }
 
 /// Creates and connects.
-pub(crate) async fn sandbox(provider: &NativeProvider, id: &SandboxId, spec: &SandboxSpec) -> std::sync::Arc<dyn Guest> {
+pub(crate) async fn sandbox(
+    provider: &NativeProvider,
+    id: &SandboxId,
+    spec: &SandboxSpec,
+) -> std::sync::Arc<dyn Guest> {
     provider.create(id, spec).await.unwrap();
     provider.connect(id).await.unwrap()
 }

@@ -1,0 +1,127 @@
+//! The command line. Read by hand: a parser library would be a tenth of the binary that every sandbox maps.
+
+use std::{ffi::OsString, os::fd::RawFd, path::PathBuf};
+
+/// What the runtime that started this agent decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Config {
+    /// Inherited listening socket.
+    pub(crate) listen_fd: RawFd,
+    /// Id of the sandbox, shown to the host half.
+    pub(crate) sandbox: String,
+    /// The only installation that may connect.
+    pub(crate) installation: String,
+    /// The sandbox user: processes run as it unless they ask otherwise.
+    pub(crate) uid: u32,
+    /// Its group.
+    pub(crate) gid: u32,
+    /// Its name.
+    pub(crate) user_name: String,
+    /// Its home, as the sandbox sees it.
+    pub(crate) home: String,
+    /// Working directory of processes, as the sandbox sees it.
+    pub(crate) workdir: String,
+    /// Set without isolation: paths of the protocol resolve beneath this directory, nobody changes user, and this agent
+    /// is not PID 1.
+    pub(crate) root: Option<PathBuf>,
+    /// Inherited descriptor of `memory.events` (cgroup v2) or `memory.oom_control` (v1) of the sandbox.
+    pub(crate) memory_events_fd: Option<RawFd>,
+    /// Processes may run as uid 0.
+    pub(crate) root_user: bool,
+}
+
+impl Config {
+    /// Reads the arguments behind the program name.
+    ///
+    /// # Errors
+    /// A sentence that names the argument at fault.
+    pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, String> {
+        let mut config = Self {
+            listen_fd: -1,
+            sandbox: String::new(),
+            installation: String::new(),
+            uid: 1000,
+            gid: 1000,
+            user_name: "sandbox".to_owned(),
+            home: "/home/sandbox".to_owned(),
+            workdir: "/workspace".to_owned(),
+            root: None,
+            memory_events_fd: None,
+            root_user: false,
+        };
+        let mut args = args.into_iter();
+        while let Some(name) = args.next() {
+            let name = name.to_string_lossy().into_owned();
+            if name == "--root-user" {
+                config.root_user = true;
+                continue;
+            }
+            let value = args.next().ok_or_else(|| format!("{name} needs a value"))?;
+            if name == "--root" {
+                config.root = Some(PathBuf::from(value));
+                continue;
+            }
+            let text = value.into_string().map_err(|_| format!("the value of {name} is not UTF-8"))?;
+            match name.as_str() {
+                "--listen-fd" => config.listen_fd = number(&name, &text)?,
+                "--memory-events-fd" => config.memory_events_fd = Some(number(&name, &text)?),
+                "--uid" => config.uid = number(&name, &text)?,
+                "--gid" => config.gid = number(&name, &text)?,
+                "--sandbox" => config.sandbox = text,
+                "--installation" => config.installation = text,
+                "--user-name" => config.user_name = text,
+                "--home" => config.home = text,
+                "--workdir" => config.workdir = text,
+                _ => return Err(format!("unknown argument {name}")),
+            }
+        }
+        if config.listen_fd < 0 {
+            return Err("--listen-fd is missing".to_owned());
+        }
+        if config.sandbox.is_empty() || config.installation.is_empty() {
+            return Err("--sandbox and --installation are needed".to_owned());
+        }
+        for (name, path) in [("--home", &config.home), ("--workdir", &config.workdir)] {
+            if !path.starts_with('/') || path.contains('\0') {
+                return Err(format!("{name} must be an absolute path"));
+            }
+        }
+        Ok(config)
+    }
+}
+
+fn number<T: std::str::FromStr>(name: &str, text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("{name} needs a number, not {text:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Config, String> {
+        Config::parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn a_full_line_is_understood() {
+        let config = parse(
+            "--listen-fd 3 --sandbox sb-1 --installation i --uid 7 --gid 8 --user-name u --home /h --workdir /w \
+             --root /r --memory-events-fd 5 --root-user",
+        )
+        .unwrap();
+        assert_eq!((config.listen_fd, config.uid, config.gid), (3, 7, 8));
+        assert_eq!(config.root, Some(PathBuf::from("/r")));
+        assert_eq!((config.memory_events_fd, config.root_user), (Some(5), true));
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_named() {
+        assert!(parse("--sandbox sb-1 --installation i").unwrap_err().contains("--listen-fd"));
+        assert!(parse("--listen-fd 3 --sandbox sb-1").unwrap_err().contains("--installation"));
+        assert!(parse("--listen-fd x").unwrap_err().contains("\"x\""));
+        assert!(parse("--wat 1").unwrap_err().contains("--wat"));
+        assert!(parse("--uid").unwrap_err().contains("needs a value"));
+        let relative = "--listen-fd 3 --sandbox s --installation i --workdir w";
+        assert!(parse(relative).unwrap_err().contains("--workdir"));
+    }
+}

@@ -1,0 +1,363 @@
+//! From a `Start` request to a running program, or to the reason why there is none.
+
+use super::{Facts, Process, Shared, memory::OomKills, pump, stdin::Stdin, unix_ms, watcher};
+use crate::{
+    args::Config,
+    fail::{Fail, Result},
+    files::{path::SandboxPath, resolve::Root},
+    supervisor::{
+        Parts,
+        request::Request,
+        wire::{Report, Step},
+    },
+    users::{self, Account},
+    zygote::Zygote,
+};
+use rustix::{
+    fs::{Gid, MemfdFlags, Mode, OFlags, Uid, fchown, memfd_create},
+    io::Errno,
+    net::{AddressFamily, SocketFlags, SocketType, socketpair},
+    pipe::{PipeFlags, pipe_with},
+};
+use stacyvm_guest::{limits, proto::StartRequest};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::Write,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    sync::Arc,
+};
+use tokio::net::{UnixStream, unix::OwnedReadHalf, unix::pipe};
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Longest id, in bytes.
+const ID: usize = 64;
+/// Longest tag, in bytes.
+const TAG: usize = 1024;
+/// How much of the arguments is remembered, in bytes.
+const ARGV: usize = 4096;
+/// Least and most output that a process may ask to be kept, in bytes.
+const LOG: (u64, u64) = (4 << 10, 16 << 20);
+
+/// What every start needs.
+#[derive(Debug)]
+pub(crate) struct Launcher {
+    pub(crate) config: Arc<Config>,
+    pub(crate) root: Arc<Root>,
+    pub(crate) zygote: Zygote,
+    pub(crate) oom_kills: Arc<OomKills>,
+    /// The agent's own out-of-memory score is below normal.
+    pub(crate) protected: bool,
+}
+
+/// A process that runs, and the ends of it that somebody has to serve.
+pub(super) struct Launched {
+    pub(super) process: Arc<Process>,
+    control: OwnedReadHalf,
+    stdout: pipe::Receiver,
+    stderr: pipe::Receiver,
+    oom_kills: Arc<OomKills>,
+    oom_kills_before: Option<u64>,
+}
+
+impl Launched {
+    /// Serves the process until its supervisor left, then returns true if that happened unexpectedly.
+    pub(super) async fn serve(self, on_growth: impl Fn() + Send + 'static) -> bool {
+        tokio::spawn(pump::run(Arc::clone(&self.process), self.stdout, self.stderr, on_growth));
+        watcher::run(self.process, self.control, self.oom_kills, self.oom_kills_before).await
+    }
+}
+
+/// Refuses what no process can have.
+///
+/// # Errors
+/// `InvalidArgument`.
+pub(super) fn validate(request: &StartRequest) -> Result<()> {
+    let bad = |what: &str| Err(Fail::invalid(what));
+    if request.id.is_empty() || request.id.len() > ID || request.id.chars().any(char::is_control) {
+        return bad("a process id has 1 to 64 bytes and no control characters");
+    }
+    if request.argv.first().is_none_or(String::is_empty) {
+        return bad("there is no command");
+    }
+    if request.argv.iter().any(|argument| argument.contains('\0')) {
+        return bad("an argument contains a NUL byte");
+    }
+    for (name, value) in &request.env {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(Fail::invalid(format!("{name:?} cannot be the name of an environment variable")));
+        }
+        if value.contains('\0') {
+            return Err(Fail::invalid(format!("the environment variable {name} contains a NUL byte")));
+        }
+    }
+    if request.tag.len() > TAG {
+        return bad("the tag is longer than 1024 bytes");
+    }
+    Ok(())
+}
+
+impl Launcher {
+    /// Starts the process that `request` asks for.
+    ///
+    /// # Errors
+    /// As `Guest::start` of the provider contract.
+    pub(super) async fn launch(
+        &self,
+        request: StartRequest,
+        number: u64,
+        shared: &Arc<Shared>,
+    ) -> Result<Launched> {
+        let account = self.account(&request.user)?;
+        let cwd = if request.cwd.is_empty() { self.config.workdir.clone() } else { request.cwd.clone() };
+        let cwd_path = SandboxPath::parse(&cwd)?;
+        let directory = self
+            .root
+            .open(&cwd_path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+            .map_err(|errno| Fail::errno(&format!("the working directory {cwd}"), errno))?;
+        let parts = self.encode(&request, &account);
+        let trouble = |errno| Fail::errno("starting a process", errno);
+        let (parts, ours) = self.descriptors(&parts, directory, &account, request.stdin).map_err(trouble)?;
+
+        let oom_kills_before = self.oom_kills.count();
+        let sent = self.zygote.start(&parts).await;
+        // The process must be the only one to hold its ends, or the end of its output would never be seen.
+        drop(parts);
+        sent.map_err(|errno| {
+            Fail::internal(format!("this sandbox can start no more processes (its zygote is gone: {errno})"))
+        })?;
+        let (mut reports, commands) = ours.control.into_split();
+        let pid = match watcher::next(&mut reports).await {
+            Some(Report::Started { pid }) => pid,
+            Some(Report::Failed { step, errno }) => {
+                return Err(refusal(&request.argv[0], &cwd, step, Errno::from_raw_os_error(errno)));
+            }
+            _ => return Err(Fail::exhausted("the process was killed before it could start")),
+        };
+        let wanted = if request.log_bytes == 0 { limits::LOG_BYTES } else { request.log_bytes };
+        let facts = Facts {
+            id: request.id,
+            argv: shorten(request.argv),
+            cwd,
+            user: account.name,
+            tag: request.tag,
+            pid: u32::try_from(pid).unwrap_or(0),
+            started_ms: unix_ms(),
+            log_capacity: usize::try_from(wanted.clamp(LOG.0, LOG.1)).unwrap_or(usize::MAX),
+            number,
+        };
+        let process = Arc::new(Process::new(facts, Stdin::new(ours.stdin), commands, shared));
+        Ok(Launched {
+            process,
+            control: reports,
+            stdout: ours.stdout,
+            stderr: ours.stderr,
+            oom_kills: Arc::clone(&self.oom_kills),
+            oom_kills_before,
+        })
+    }
+
+    fn account(&self, user: &str) -> Result<Account> {
+        let account = users::find(&self.config, &self.root, user)?;
+        if account.uid == 0 && self.config.root.is_none() && !self.config.root_user {
+            return Err(Fail::unsupported("this runtime does not run processes as root"));
+        }
+        Ok(account)
+    }
+
+    fn encode(&self, request: &StartRequest, account: &Account) -> Vec<u8> {
+        let home = self.root.host_path(&account.home);
+        let mut env: BTreeMap<&str, &[u8]> = BTreeMap::from([
+            ("PATH", PATH.as_bytes()),
+            ("HOME", home.as_os_str().as_bytes()),
+            ("USER", account.name.as_bytes()),
+            ("LANG", b"C.UTF-8"),
+            ("TERM", b"xterm"),
+        ]);
+        env.extend(request.env.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
+        let path = env.get("PATH").copied().unwrap_or_default().to_vec();
+        let change = self.config.root.is_none();
+        let encoded = Request {
+            deadline_ms: request.deadline_ms,
+            user: change.then(|| (account.uid, account.gid, account.groups.clone())),
+            reset_oom_score: self.protected,
+            program: self.program(&request.argv[0]),
+            path,
+            argv: request.argv.iter().map(|argument| argument.as_bytes().to_vec()).collect(),
+            env: env.iter().map(|(name, value)| [name.as_bytes(), b"=", value].concat()).collect(),
+        };
+        encoded.encode()
+    }
+
+    /// The program's path or name. Where paths of the sandbox are not paths of the kernel, an absolute one is translated if
+    /// the file is in the sandbox, and left alone if it can only be meant for the host.
+    fn program(&self, name: &str) -> Vec<u8> {
+        let inside = SandboxPath::parse(name)
+            .ok()
+            .filter(|_| self.config.root.is_some())
+            .and_then(|path| self.root.open(&path, OFlags::PATH, Mode::empty()).ok())
+            .and_then(|file| std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok());
+        inside.map_or_else(|| name.as_bytes().to_vec(), |path| path.as_os_str().as_bytes().to_vec())
+    }
+
+    fn descriptors(
+        &self,
+        request: &[u8],
+        cwd: OwnedFd,
+        account: &Account,
+        with_stdin: bool,
+    ) -> Result<(Parts, Ours), Errno> {
+        let mut file = File::from(memfd_create("request", MemfdFlags::CLOEXEC)?);
+        file.write_all(request).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        let (control, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        // Owned by the user, so that the process may open them again as /dev/stdout and /dev/stderr.
+        let own = |pipe: &OwnedFd| match self.config.root {
+            Some(_) => Ok(()),
+            None => {
+                fchown(pipe, Some(Uid::from_raw(account.uid)), Some(Gid::from_raw(account.gid)))
+            }
+        };
+        let (stdin, stdin_writer) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (stdout_reader, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (stderr_reader, stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+        for pipe in [&stdin, &stdout, &stderr] {
+            own(pipe)?;
+        }
+        let (stdin, stdin_writer) = if with_stdin {
+            (stdin, Some(stdin_writer))
+        } else {
+            match rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+                Ok(null) => (null, None),
+                // A pipe whose other end is closed reads as empty too.
+                Err(_) => (stdin, None),
+            }
+        };
+        let ours = Ours::new(control, stdin_writer, stdout_reader, stderr_reader)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        Ok((Parts { request: file.into(), control: theirs, cwd, stdin, stdout, stderr }, ours))
+    }
+}
+
+/// Our ends of what a process gets.
+struct Ours {
+    control: UnixStream,
+    stdin: Option<pipe::Sender>,
+    stdout: pipe::Receiver,
+    stderr: pipe::Receiver,
+}
+
+impl Ours {
+    fn new(
+        control: OwnedFd,
+        stdin: Option<OwnedFd>,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    ) -> std::io::Result<Self> {
+        let control = std::os::unix::net::UnixStream::from(control);
+        control.set_nonblocking(true)?;
+        Ok(Self {
+            control: UnixStream::from_std(control)?,
+            stdin: stdin.map(pipe::Sender::from_owned_fd).transpose()?,
+            stdout: pipe::Receiver::from_owned_fd(stdout)?,
+            stderr: pipe::Receiver::from_owned_fd(stderr)?,
+        })
+    }
+}
+
+/// What a failed step means to whoever asked for the process.
+fn refusal(program: &str, cwd: &str, step: Step, errno: Errno) -> Fail {
+    let program: String = program.chars().take(200).collect();
+    match (step, errno) {
+        (Step::Execute, Errno::NOENT | Errno::NOTDIR) => Fail::not_found(format!("command not found: {program}")),
+        (Step::Execute, Errno::ACCESS | Errno::PERM) => {
+            Fail::invalid(format!("{program}: permission denied; it may not be executable"))
+        }
+        (Step::Execute, Errno::NOEXEC) => {
+            Fail::invalid(format!("{program}: neither a program for this machine nor a script with a #! line"))
+        }
+        (Step::Execute, Errno::TOOBIG) => {
+            Fail::invalid(format!("{program}: the arguments and the environment are too long"))
+        }
+        (Step::Execute, errno) => Fail::errno(&program, errno),
+        (Step::Interpreter, _) => Fail::invalid(format!("{program}: the interpreter that it needs does not exist")),
+        (Step::Directory, errno) => Fail::errno(&format!("the working directory {cwd}"), errno),
+        (_, Errno::AGAIN | Errno::NOMEM | Errno::NFILE | Errno::MFILE) => {
+            Fail::exhausted("no room for another process: the sandbox's limit of processes or memory is reached")
+        }
+        (Step::User, Errno::INVAL) => Fail::invalid("that user does not exist in this runtime"),
+        (step, errno) => Fail::internal(format!("starting a process failed ({step:?}: {errno})")),
+    }
+}
+
+/// The beginning of `argv`, as much of it as is remembered.
+fn shorten(argv: Vec<String>) -> Vec<String> {
+    let mut left = ARGV;
+    let mut short = Vec::new();
+    for mut argument in argv {
+        if argument.len() + 1 > left {
+            argument.truncate((0..=left.min(argument.len())).rev().find(|i| argument.is_char_boundary(*i)).unwrap_or(0));
+            argument.push('…');
+            short.push(argument);
+            break;
+        }
+        left -= argument.len() + 1;
+        short.push(argument);
+    }
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::Code;
+
+    #[test]
+    fn what_no_process_can_have_is_refused() {
+        let good = || StartRequest { id: "p-1".into(), argv: vec!["a".into()], ..StartRequest::default() };
+        assert!(validate(&good()).is_ok());
+        let env = |name: &str, value: &str| StartRequest {
+            env: [(name.to_owned(), value.to_owned())].into(),
+            ..good()
+        };
+        for bad in [
+            StartRequest { id: String::new(), ..good() },
+            StartRequest { id: "x".repeat(65), ..good() },
+            StartRequest { id: "a\nb".into(), ..good() },
+            StartRequest { argv: vec![], ..good() },
+            StartRequest { argv: vec![String::new()], ..good() },
+            StartRequest { argv: vec!["a".into(), "b\0".into()], ..good() },
+            StartRequest { tag: "t".repeat(1025), ..good() },
+            env("", "x"),
+            env("A=B", "x"),
+            env("A", "x\0"),
+        ] {
+            assert_eq!(validate(&bad).unwrap_err().code(), Code::InvalidArgument, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn long_arguments_are_remembered_in_part() {
+        let argv = vec!["short".to_owned(), "ä".repeat(10_000), "never seen".to_owned()];
+        let short = shorten(argv);
+        assert_eq!(short.len(), 2);
+        assert!(short[1].ends_with("ä…") && short[1].len() <= ARGV + 4, "{}", short[1].len());
+        assert_eq!(shorten(vec!["a".into(), "b".into()]), ["a", "b"]);
+    }
+
+    #[test]
+    fn each_refusal_has_the_kind_that_the_contract_names() {
+        let code = |step, errno| refusal("prog", "/w", step, errno).code();
+        assert_eq!(code(Step::Execute, Errno::NOENT), Code::NotFound);
+        assert_eq!(code(Step::Execute, Errno::ACCESS), Code::InvalidArgument);
+        assert_eq!(code(Step::Execute, Errno::NOEXEC), Code::InvalidArgument);
+        assert_eq!(code(Step::Interpreter, Errno::NOENT), Code::InvalidArgument);
+        assert_eq!(code(Step::Directory, Errno::NOENT), Code::NotFound);
+        assert_eq!(code(Step::Directory, Errno::ACCESS), Code::InvalidArgument);
+        assert_eq!(code(Step::Fork, Errno::AGAIN), Code::ResourceExhausted);
+        assert_eq!(code(Step::Privileges, Errno::PERM), Code::Internal);
+    }
+}

@@ -1,0 +1,364 @@
+//! Processes: started once, belonging to no connection, remembered for a while after their end.
+
+pub(crate) mod attach;
+pub(crate) mod launch;
+mod log;
+pub(crate) mod memory;
+mod pump;
+mod recent;
+mod stdin;
+pub(crate) mod table;
+mod watcher;
+
+use crate::{
+    fail::{Fail, Result},
+    supervisor::wire::{Command, Ending},
+};
+use log::{Log, Piece, Source};
+use recent::Recent;
+use stacyvm_guest::proto;
+use stdin::Stdin;
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio::{
+    io::AsyncWriteExt,
+    net::unix::OwnedWriteHalf,
+    sync::{oneshot, watch},
+    time::Instant,
+};
+
+/// Memory for the output of all processes together, in bytes.
+const ALL_LOGS: usize = 32 << 20;
+/// What a process may keep of its output however many there are, in bytes.
+const LEAST_LOG: usize = 64 << 10;
+/// Time that output may still arrive after the leader's end, from children it left.
+const DRAIN: Duration = Duration::from_millis(200);
+/// Longest wait for a supervisor to answer.
+const SIGNAL_ANSWER: Duration = Duration::from_secs(4);
+
+/// What all processes share.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    recent: Mutex<Recent>,
+    /// Memory that all logs take now.
+    log_bytes: AtomicUsize,
+    /// Processes whose tree lives.
+    live: AtomicUsize,
+}
+
+impl Shared {
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What one process's log may take now.
+    fn share(&self) -> usize {
+        (ALL_LOGS / self.live.load(Ordering::Relaxed).max(1)).max(LEAST_LOG)
+    }
+}
+
+/// What was asked for, and what the start made of it.
+#[derive(Debug)]
+struct Facts {
+    id: String,
+    /// Cut to a bounded length: for people to recognise it.
+    argv: Vec<String>,
+    cwd: String,
+    user: String,
+    tag: String,
+    pid: u32,
+    started_ms: i64,
+    log_capacity: usize,
+    /// Distinguishes processes in the shared lines.
+    number: u64,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone)]
+enum Outcome {
+    Exited(i32),
+    Signaled(i32),
+    Lost(String),
+}
+
+#[derive(Debug)]
+struct State {
+    log: Log,
+    /// What `log` was last counted as.
+    counted: usize,
+    /// Positions of the readers that the process waits for, by number.
+    pacers: HashMap<u64, u64>,
+    next_pacer: u64,
+    outcome: Option<Outcome>,
+    ended_ms: i64,
+    ended_at: Option<Instant>,
+    timed_out: bool,
+    oom_killed: bool,
+    /// End of the output that belongs to the process's life, once that is known.
+    settled: Option<u64>,
+    output_open: bool,
+    /// The supervisor lives: something of the tree does.
+    supervised: bool,
+    /// Taken out of the table.
+    forgotten: bool,
+    signals: HashMap<u32, oneshot::Sender<bool>>,
+    next_signal: u32,
+}
+
+/// A process and everything known about it.
+#[derive(Debug)]
+pub(crate) struct Process {
+    facts: Facts,
+    state: Mutex<State>,
+    /// Told after every change of `state`.
+    changed: watch::Sender<()>,
+    stdin: Stdin,
+    control: tokio::sync::Mutex<OwnedWriteHalf>,
+    shared: std::sync::Arc<Shared>,
+}
+
+fn unix_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl State {
+    fn new() -> Self {
+        Self {
+            log: Log::new(),
+            counted: 0,
+            pacers: HashMap::new(),
+            next_pacer: 0,
+            outcome: None,
+            ended_ms: 0,
+            ended_at: None,
+            timed_out: false,
+            oom_killed: false,
+            settled: None,
+            output_open: true,
+            supervised: true,
+            forgotten: false,
+            signals: HashMap::new(),
+            next_signal: 0,
+        }
+    }
+
+    /// First offset that a reader still waits for.
+    fn keep_from(&self) -> u64 {
+        self.pacers.values().copied().min().unwrap_or(u64::MAX)
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        self.outcome = Some(outcome);
+        self.ended_ms = unix_ms();
+        self.ended_at = Some(Instant::now());
+    }
+}
+
+impl Process {
+    fn new(
+        facts: Facts,
+        stdin: Stdin,
+        control: OwnedWriteHalf,
+        shared: &std::sync::Arc<Shared>,
+    ) -> Self {
+        shared.live.fetch_add(1, Ordering::Relaxed);
+        Self {
+            facts,
+            state: Mutex::new(State::new()),
+            changed: watch::Sender::new(()),
+            stdin,
+            control: tokio::sync::Mutex::new(control),
+            shared: std::sync::Arc::clone(shared),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state, counts what the log takes, and wakes everybody.
+    fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state();
+        let result = change(&mut state);
+        let size = state.log.size();
+        self.shared.log_bytes.fetch_add(size, Ordering::Relaxed);
+        self.shared.log_bytes.fetch_sub(state.counted, Ordering::Relaxed);
+        state.counted = size;
+        drop(state);
+        self.changed.send_replace(());
+        result
+    }
+
+    /// What the log may take now.
+    fn capacity(&self) -> usize {
+        self.facts.log_capacity.min(self.shared.share())
+    }
+
+    /// How many more bytes may be read from the process now. 0: somebody it waits for is behind.
+    fn room(&self) -> usize {
+        let state = self.state();
+        state.log.room(self.capacity(), state.keep_from())
+    }
+
+    fn append(&self, source: Source, data: &[u8]) {
+        let capacity = self.capacity();
+        self.update(|state| state.log.append(source, data, capacity));
+        self.shared.recent().append(self.facts.number, source, data);
+    }
+
+    /// The leader ended.
+    fn leader_ended(&self, ending: Ending, timed_out: bool, oom_killed: bool) {
+        self.update(|state| {
+            state.timed_out = timed_out;
+            state.oom_killed = oom_killed;
+            state.end(match ending {
+                Ending::Exited(code) => Outcome::Exited(code),
+                Ending::Signaled(signal) => Outcome::Signaled(signal),
+            });
+        });
+    }
+
+    /// The supervisor is gone. Returns true if it left without telling how its leader ended.
+    fn supervisor_gone(&self) -> bool {
+        self.stdin.close();
+        self.shared.live.fetch_sub(1, Ordering::Relaxed);
+        self.update(|state| {
+            state.supervised = false;
+            // Dropping the senders tells those who wait.
+            state.signals.clear();
+            let lost = state.outcome.is_none();
+            if lost {
+                state.end(Outcome::Lost("its supervisor was killed; the exit status is not known".to_owned()));
+            }
+            lost
+        })
+    }
+
+    fn signal_answered(&self, sequence: u32, delivered: bool) {
+        let waiting = self.state().signals.remove(&sequence);
+        if let Some(waiting) = waiting {
+            // Whoever asked may have left.
+            let _ = waiting.send(delivered);
+        }
+    }
+
+    /// Sends a signal by way of the supervisor. False if there was nothing left to send it to.
+    pub(crate) async fn signal(&self, signal: i32, tree: bool) -> Result<bool> {
+        let late = || Fail::timeout("the process did not take the signal in time");
+        let (sequence, answer) = {
+            let mut state = self.state();
+            if !state.supervised {
+                return Ok(false);
+            }
+            let sequence = state.next_signal;
+            state.next_signal = sequence.wrapping_add(1);
+            let (sender, answer) = oneshot::channel();
+            state.signals.insert(sequence, sender);
+            (sequence, answer)
+        };
+        let frame = Command { sequence, signal, tree }.encode();
+        let exchange = async {
+            // A failure to write means that the supervisor just left; then its answer never comes either.
+            let _ = self.control.lock().await.write_all(&frame).await;
+            answer.await.unwrap_or(false)
+        };
+        let result = tokio::time::timeout(SIGNAL_ANSWER, exchange).await.map_err(|_| late());
+        self.state().signals.remove(&sequence);
+        result
+    }
+
+    /// Waits until the leader has ended and its output is in the log, at most until `deadline`.
+    pub(crate) async fn wait(&self, deadline: Instant) {
+        let mut changes = self.changed.subscribe();
+        loop {
+            changes.borrow_and_update();
+            // A paced reader that is behind can hold up the output for ever, and must not hold up this.
+            let until = {
+                let state = self.state();
+                match state.ended_at {
+                    Some(_) if state.settled.is_some() => return,
+                    Some(ended) => deadline.min(ended + DRAIN + DRAIN / 4),
+                    None => deadline,
+                }
+            };
+            if tokio::time::timeout_at(until, changes.changed()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The leader has ended.
+    fn ended(&self) -> bool {
+        self.state().outcome.is_some()
+    }
+
+    /// Nothing of the tree is left.
+    fn gone(&self) -> bool {
+        !self.state().supervised
+    }
+
+    /// Sorts by the time of the end.
+    fn ended_order(&self) -> (Option<Instant>, u64) {
+        (self.state().ended_at, self.facts.number)
+    }
+
+    /// Somebody reads whom the process waits for.
+    fn paced(&self) -> bool {
+        !self.state().pacers.is_empty()
+    }
+
+    /// What is at `offset` for a reader, at most `most` bytes of it.
+    fn read(&self, offset: u64, most: usize) -> Piece {
+        self.state().log.read(offset, most)
+    }
+
+    /// The process as it is now.
+    pub(crate) fn describe(&self) -> proto::Process {
+        let (stdin_open, stdin_offset) = self.stdin.status();
+        let facts = &self.facts;
+        let state = self.state();
+        proto::Process {
+            id: facts.id.clone(),
+            pid: facts.pid,
+            argv: facts.argv.clone(),
+            cwd: facts.cwd.clone(),
+            user: facts.user.clone(),
+            tag: facts.tag.clone(),
+            started_unix_ms: facts.started_ms,
+            ended_unix_ms: state.ended_ms,
+            output_end: state.log.end(),
+            output_start: state.log.start(),
+            stdin_open,
+            timed_out: state.timed_out,
+            oom_killed: state.oom_killed,
+            output_open: state.output_open,
+            stdin_offset,
+            outcome: state.outcome.as_ref().map(|outcome| match outcome {
+                Outcome::Exited(code) => proto::process::Outcome::ExitCode(*code),
+                Outcome::Signaled(signal) => proto::process::Outcome::Signal(*signal),
+                Outcome::Lost(why) => proto::process::Outcome::Lost(why.clone()),
+            }),
+        }
+    }
+
+    /// Writes to stdin; see [`Stdin::write`].
+    pub(crate) async fn write_stdin(&self, request: &proto::StdinRequest) -> Result<proto::StdinReply> {
+        let reply = self.stdin.write(request.offset, &request.data, request.eof).await;
+        self.changed.send_replace(());
+        reply
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let counted = self.state().counted;
+        self.shared.log_bytes.fetch_sub(counted, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,136 @@
+//! From a process's pipes into its log, for as long as anything holds them open.
+//!
+//! The one place that decides when output counts as complete: both pipes are at their end, or the leader is gone, the
+//! drain time is over, and every byte that was in the pipes at its end is in the log. A process's own output is in the
+//! pipes when it ends; what comes later is from children it left, and goes on being logged.
+
+use super::{DRAIN, Process, Source};
+use std::{cell::RefCell, io::ErrorKind, sync::Arc};
+use tokio::{net::unix::pipe, sync::watch, time::Instant};
+
+/// Most bytes in one read: what a pipe holds by default.
+const READ: usize = 64 << 10;
+
+thread_local! {
+    /// Shared by all pumps: they run on one thread, and none is suspended while it uses it.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// One of the two pipes.
+struct Input {
+    source: Source,
+    pipe: Option<pipe::Receiver>,
+    /// Bytes that were in the pipe when the leader had ended, and are not in the log yet.
+    owed: usize,
+}
+
+impl Input {
+    /// Waits for bytes or the end of the pipe; for ever if it is closed already.
+    async fn ready(&self) {
+        match &self.pipe {
+            // A failure shows at the read that follows.
+            Some(pipe) => drop(pipe.readable().await),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Reads once, at most `most` bytes. Without bytes or at the end, nothing happens or the pipe is closed.
+    fn read(&mut self, process: &Process, most: usize) {
+        let Some(pipe) = &self.pipe else { return };
+        let read = BUFFER.with_borrow_mut(|buffer| {
+            buffer.resize(READ, 0);
+            let read = pipe.try_read(&mut buffer[..most.min(READ)]);
+            if let Ok(read) = read {
+                process.append(self.source, &buffer[..read]);
+            }
+            read
+        });
+        match read {
+            Ok(read) if read > 0 => self.owed = self.owed.saturating_sub(read),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            _ => {
+                self.pipe = None;
+                self.owed = 0;
+            }
+        }
+    }
+}
+
+/// Moves output until both pipes are closed or the process is forgotten.
+pub(super) async fn run(
+    process: Arc<Process>,
+    stdout: pipe::Receiver,
+    stderr: pipe::Receiver,
+    on_growth: impl Fn(),
+) {
+    let mut changes = process.changed.subscribe();
+    let mut inputs = [(Source::Stdout, stdout), (Source::Stderr, stderr)].map(|(source, pipe)| Input {
+        source,
+        pipe: Some(pipe),
+        owed: 0,
+    });
+    // Instant from which the output may count as complete, once the leader has ended.
+    let mut drained_at = None;
+    let mut settled = false;
+    let mut told_closed = false;
+    loop {
+        changes.borrow_and_update();
+        if process.state().forgotten {
+            return;
+        }
+        if drained_at.is_none() {
+            drained_at = leader_end(&process).map(|ended| {
+                for input in &mut inputs {
+                    let waiting = input.pipe.as_ref().map(|pipe| rustix::io::ioctl_fionread(pipe));
+                    input.owed = waiting.and_then(Result::ok).map_or(0, |n| usize::try_from(n).unwrap_or(0));
+                }
+                ended + DRAIN
+            });
+        }
+        let closed = inputs.iter().all(|input| input.pipe.is_none());
+        let nothing_owed = inputs.iter().all(|input| input.owed == 0);
+        let over = drained_at.is_some_and(|at| at <= Instant::now());
+        if !settled && drained_at.is_some() && (closed || (over && nothing_owed)) {
+            settled = true;
+            settle(&process);
+        }
+        if closed && !told_closed {
+            told_closed = true;
+            process.update(|state| state.output_open = false);
+        }
+        if closed && settled {
+            return;
+        }
+        let room = process.room();
+        let timer = async {
+            match drained_at {
+                Some(at) if !settled && !over => tokio::time::sleep_until(at).await,
+                _ => std::future::pending().await,
+            }
+        };
+        let [stdout, stderr] = &mut inputs;
+        tokio::select! {
+            () = stdout.ready(), if room > 0 => { stdout.read(&process, room); on_growth(); }
+            () = stderr.ready(), if room > 0 => { stderr.read(&process, room); on_growth(); }
+            () = timer => {}
+            () = changed(&mut changes) => {}
+        }
+    }
+}
+
+async fn changed(changes: &mut watch::Receiver<()>) {
+    // The sender is in the process, which we hold.
+    let _ = changes.changed().await;
+}
+
+fn leader_end(process: &Process) -> Option<Instant> {
+    process.state().ended_at
+}
+
+fn settle(process: &Process) {
+    process.shared.recent().finish(process.facts.number);
+    process.update(|state| {
+        state.settled = Some(state.log.end());
+        state.log.shrink();
+    });
+}

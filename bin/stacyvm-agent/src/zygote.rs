@@ -1,0 +1,147 @@
+//! A copy of this program from before it had threads and memory of its own: the only one that can be forked cheaply and
+//! safely. It makes one supervisor for each message.
+#![expect(unsafe_code, reason = "fork")]
+
+use crate::{
+    confine, signals,
+    supervisor::{
+        self, Parts,
+        wire::{Report, Step},
+    },
+};
+use rustix::{
+    cmsg_space,
+    io::Errno,
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, send, sendmsg, socketpair,
+    },
+    process::Pid,
+};
+use std::{
+    io::{IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+};
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// A zygote that was forked and not yet attached to a runtime.
+#[derive(Debug)]
+pub(crate) struct Fresh {
+    socket: OwnedFd,
+    pid: Pid,
+}
+
+/// The way to the zygote.
+#[derive(Debug)]
+pub(crate) struct Zygote {
+    socket: AsyncFd<OwnedFd>,
+    pid: Pid,
+}
+
+/// Forks the zygote. To be called while this process has one thread.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn fork() -> Result<Fresh, Errno> {
+    let flags = SocketFlags::CLOEXEC;
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    // SAFETY: the caller has one thread, so the child's memory is in a consistent state.
+    match unsafe { libc::fork() } {
+        -1 => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::AGAIN)),
+        0 => serve(&theirs),
+        pid => {
+            rustix::io::ioctl_fionbio(&ours, true)?;
+            Ok(Fresh { socket: ours, pid: Pid::from_raw(pid).ok_or(Errno::CHILD)? })
+        }
+    }
+}
+
+impl Fresh {
+    /// Attaches it to the current runtime.
+    ///
+    /// # Errors
+    /// The runtime's.
+    pub(crate) fn attach(self) -> std::io::Result<Zygote> {
+        Ok(Zygote { socket: confine::watch(self.socket, Interest::WRITABLE)?, pid: self.pid })
+    }
+}
+
+impl Zygote {
+    /// Has a supervisor started. How that went is told on the other end of `parts.control`.
+    ///
+    /// # Errors
+    /// The zygote is gone, or the kernel's.
+    pub(crate) async fn start(&self, parts: &Parts) -> Result<(), Errno> {
+        let descriptors = [
+            parts.request.as_fd(),
+            parts.control.as_fd(),
+            parts.cwd.as_fd(),
+            parts.stdin.as_fd(),
+            parts.stdout.as_fd(),
+            parts.stderr.as_fd(),
+        ];
+        let sent = self.socket.async_io(Interest::WRITABLE, |socket| {
+            let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(Parts::COUNT))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            control.push(SendAncillaryMessage::ScmRights(&descriptors));
+            Ok(sendmsg(socket, &[IoSlice::new(&[1])], &mut control, SendFlags::NOSIGNAL)?)
+        });
+        sent.await.map(drop).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> Pid {
+        self.pid
+    }
+}
+
+/// The zygote's own life: until the agent's end of the socket is closed.
+fn serve(socket: &OwnedFd) -> ! {
+    // SAFETY: this process never returns from here, and none of its older descriptors is used again.
+    unsafe { confine::close_all_but(&[socket.as_raw_fd()]) };
+    signals::discard_children();
+    loop {
+        match receive(socket) {
+            Ok(Some(parts)) => fork_supervisor(parts),
+            Ok(None) | Err(Errno::INTR | Errno::NOBUFS | Errno::NOMEM) => {}
+            // SAFETY: ends the process at once, without the parent's exit handlers.
+            Err(_) => unsafe { libc::_exit(0) },
+        }
+    }
+}
+
+fn fork_supervisor(parts: Parts) {
+    // SAFETY: the zygote has one thread, so the child's memory is in a consistent state.
+    match unsafe { libc::fork() } {
+        -1 => {
+            let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::AGAIN);
+            let report = Report::failed(Step::Fork, errno).encode();
+            // Without an agent there is nobody to tell.
+            let _ = send(&parts.control, &report, SendFlags::NOSIGNAL);
+        }
+        0 => supervisor::run(parts),
+        _ => {}
+    }
+}
+
+/// The next request; `None` for one that did not arrive whole, which its sender sees by its closed socket.
+fn receive(socket: &OwnedFd) -> Result<Option<Parts>, Errno> {
+    let mut byte = [0];
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(Parts::COUNT))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message =
+        recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    if message.bytes == 0 {
+        return Err(Errno::PIPE);
+    }
+    let mut descriptors = Vec::with_capacity(Parts::COUNT);
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights);
+        }
+    }
+    let Ok(descriptors) = <[OwnedFd; Parts::COUNT]>::try_from(descriptors) else { return Ok(None) };
+    let [request, control, cwd, stdin, stdout, stderr] = descriptors;
+    Ok(Some(Parts { request, control, cwd, stdin, stdout, stderr }))
+}

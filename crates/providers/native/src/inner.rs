@@ -1,0 +1,339 @@
+//! What the provider is made of, and the life of one sandbox: look, make, start, watch, remove.
+
+use crate::{
+    NativeConfig, cgroup,
+    create::{Made, Maker},
+    destroy::{destroy, empty_trash},
+    entry::{Entry, SocketEndpoint},
+    failure::Doing,
+    image::{self, host::HostImage},
+    layout::Layout,
+    locks::Locks,
+    record::{Record, State},
+    sandboxes::{Look, look},
+    settle::Settler,
+    spawner::{MAX_REPORT, Report, Spawner},
+};
+use rustix::fd::OwnedFd;
+use stacyvm_provider::{AgentGuest, Error, ErrorKind, Identity, Result, SandboxId, SandboxSpec};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::io::AsyncReadExt;
+
+/// Time for a new sandbox to set itself up and answer.
+const START: Duration = Duration::from_secs(30);
+
+/// A provider, shared by its calls and their tasks.
+pub(crate) struct Inner {
+    pub(crate) layout: Layout,
+    pub(crate) installation_id: String,
+    generation: u64,
+    pub(crate) cgroups: cgroup::Host,
+    pub(crate) spawner: Spawner,
+    host_image: HostImage,
+    settler: Settler,
+    pub(crate) locks: Locks,
+    /// Sandboxes that run and were looked at.
+    entries: Mutex<HashMap<SandboxId, Arc<Entry>>>,
+    /// Sandboxes that are being made now: half made on disk, and not to be taken for what a dead server left.
+    making: Mutex<HashSet<SandboxId>>,
+    pub(crate) upper_in_memory: AtomicBool,
+}
+
+impl Inner {
+    /// Takes over what is in the data directory. The configuration was checked.
+    pub(crate) fn start(config: NativeConfig) -> Result<Arc<Self>> {
+        let layout = Layout::new(config.data_dir);
+        let exclusive = config.lock.is_some();
+        let spawner = Spawner::new(
+            config.spawner,
+            layout.data_dir().to_owned(),
+            config.installation_id.clone(),
+            config.agent,
+            config.lock,
+        )?;
+        let inner = Arc::new(Self {
+            cgroups: cgroup::Host::discover(&config.installation_id),
+            layout,
+            installation_id: config.installation_id,
+            generation: config.generation,
+            spawner,
+            host_image: HostImage::default(),
+            settler: Settler::start().doing(|| "start a thread".to_owned())?,
+            locks: Locks::default(),
+            entries: Mutex::default(),
+            making: Mutex::default(),
+            upper_in_memory: AtomicBool::new(false),
+        });
+        if rustix::process::geteuid().is_root() {
+            inner.layout.prepare()?;
+            if exclusive {
+                inner.remove_ephemeral();
+            }
+            let worker = Arc::clone(&inner);
+            std::thread::Builder::new()
+                .name("native-start".to_owned())
+                .spawn(move || worker.warm_up(exclusive))
+                .doing(|| "start a thread".to_owned())?;
+        }
+        Ok(inner)
+    }
+
+    /// Removes ephemeral sandboxes whose server and spawner both died. The lock says that nobody else's are here.
+    fn remove_ephemeral(&self) {
+        for id in self.layout.ids().unwrap_or_default() {
+            let record = Record::read(&self.layout.sandbox(&id)).unwrap_or_default();
+            if record.spec.is_some_and(|s| s.ephemeral)
+                && let Err(error) = destroy(&self.layout, &self.cgroups, &id)
+            {
+                tracing::warn!(sandbox = %id, %error, "an ephemeral sandbox of an earlier run is left");
+            }
+        }
+    }
+
+    /// What the first create would otherwise have to wait for, and what an earlier server left.
+    fn warm_up(&self, exclusive: bool) {
+        if let Err(error) = self.spawner.start() {
+            tracing::warn!(%error, "the native spawner does not start");
+        }
+        match self.host_image.get(&self.layout) {
+            Ok(current) if exclusive => {
+                let ids = self.layout.ids().unwrap_or_default();
+                let records = ids.iter().filter_map(|id| Record::read(&self.layout.sandbox(id)).ok());
+                let mut used: HashSet<_> = records.filter_map(|r| r.state.map(|s| s.lower)).collect();
+                used.insert(current.path.clone());
+                image::host::remove_unused(&self.layout, &used);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "the image host cannot be built"),
+        }
+        if let Err(error) = empty_trash(&self.layout, None) {
+            tracing::warn!(%error, "the trash cannot be emptied");
+        }
+    }
+
+    /// Runs something that may wait for the disk or the kernel.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let inner = Arc::clone(self);
+        match tokio::task::spawn_blocking(move || work(&inner)).await {
+            Ok(result) => result,
+            Err(e) => Err(Error::unavailable("the server is shutting down").because(e)),
+        }
+    }
+
+    /// Looks at the sandbox on disk and in the kernel.
+    pub(crate) async fn look(self: &Arc<Self>, id: &SandboxId) -> Result<Look> {
+        let id = id.clone();
+        self.blocking(move |inner| look(&inner.layout, &id)).await
+    }
+
+    fn guest(&self, id: &SandboxId) -> AgentGuest {
+        let identity = Identity {
+            installation_id: self.installation_id.clone(),
+            generation: self.generation,
+            sandbox_id: id.to_string(),
+        };
+        AgentGuest::new(Arc::new(SocketEndpoint::new(&self.layout, id)), identity)
+    }
+
+    /// The entry of a running sandbox, made if this is the first look at it.
+    pub(crate) async fn entry(self: &Arc<Self>, id: &SandboxId) -> Result<Arc<Entry>> {
+        let known = lock(&self.entries).get(id).cloned();
+        if let Some(entry) = known {
+            if entry.runs() {
+                return Ok(entry);
+            }
+            lock(&self.entries).retain(|_, e| !Arc::ptr_eq(e, &entry));
+        }
+        if self.is_making(id) {
+            return Err(Error::unavailable(format!("sandbox {id} is being made")));
+        }
+        match self.look(id).await? {
+            Look::Absent => Err(Error::not_found(format!("sandbox {id} does not exist"))),
+            Look::Ended { reason, .. } => Err(Error::destroyed(format!("sandbox {id} has ended: {reason}"))),
+            Look::Running { state, pidfd, .. } => {
+                let entry = self.watch(id, state, pidfd)?;
+                // Left to do if the server that made it was killed before.
+                self.settler.settle(entry.state.clone());
+                Ok(Arc::clone(lock(&self.entries).entry(id.clone()).or_insert(entry)))
+            }
+        }
+    }
+
+    fn watch(&self, id: &SandboxId, state: State, pidfd: OwnedFd) -> Result<Arc<Entry>> {
+        let entry = Entry::new(state, pidfd, self.guest(id)).doing(|| format!("watch sandbox {id}"))?;
+        Ok(Arc::new(entry))
+    }
+
+    /// Makes the sandbox, or what is missing of it. The caller has its turn.
+    pub(crate) async fn create(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<()> {
+        let _making = Making::start(self, id);
+        match self.look(id).await? {
+            Look::Absent => {}
+            Look::Running { spec: Some(there), .. } if there != *spec => {
+                return Err(Error::invalid_argument(format!("sandbox {id} exists and is another one")));
+            }
+            Look::Running { .. } => match self.entry(id).await?.answers().await {
+                // The first process of a server that died just now, about to notice.
+                Err(e) if e.kind() == ErrorKind::Destroyed => self.remove(id).await?,
+                result => return result,
+            },
+            Look::Ended { .. } => self.remove(id).await?,
+        }
+        let made = self.make(id, spec).await;
+        let started = match made {
+            Ok(made) => self.started(id, made).await,
+            Err(e) => Err(e),
+        };
+        match started {
+            Ok(entry) => {
+                self.settler.settle(entry.state.clone());
+                lock(&self.entries).insert(id.clone(), entry);
+                Ok(())
+            }
+            Err(error) => {
+                // The caller may try again or destroy; either works from here, and nothing runs meanwhile.
+                if let Err(leftover) = self.remove(id).await {
+                    tracing::warn!(sandbox = %id, error = %leftover.chain(), "a sandbox that failed is not removed yet");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Sandboxes that are being made now.
+    pub(crate) fn making(&self) -> HashSet<SandboxId> {
+        lock(&self.making).clone()
+    }
+
+    /// Whether this sandbox is being made now.
+    pub(crate) fn is_making(&self, id: &SandboxId) -> bool {
+        lock(&self.making).contains(id)
+    }
+
+    async fn make(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<Made> {
+        let (id, spec) = (id.clone(), spec.clone());
+        self.blocking(move |inner| {
+            let image = image::resolve(&spec.image, &inner.layout, &inner.host_image)?;
+            let maker = Maker {
+                layout: &inner.layout,
+                cgroups: &inner.cgroups,
+                spawner: &inner.spawner,
+                installation_id: &inner.installation_id,
+            };
+            Ok(maker.make(&id, &spec, &image)?)
+        })
+        .await
+    }
+
+    /// Waits until the first process has become the agent and the agent answers.
+    async fn started(self: &Arc<Self>, id: &SandboxId, made: Made) -> Result<Arc<Entry>> {
+        let entry = self.watch(id, made.state, made.pidfd)?;
+        let reports = async { tokio::time::timeout(START, read_reports(made.status)).await };
+        let answer = async { tokio::time::timeout(START, first_answer(&entry)).await };
+        // Both at once: the agent listens before it runs, so the connection waits for it and not the other way round.
+        let (reports, answer) = tokio::join!(reports, answer);
+        for report in reports.unwrap_or_default() {
+            match report {
+                Report::UpperInMemory => self.upper_in_memory.store(true, Ordering::Relaxed),
+                Report::Failed(failure) => return Err(failure.into()),
+            }
+        }
+        match answer {
+            Ok(Ok(())) => Ok(entry),
+            Ok(Err(error)) => {
+                let log = self.layout.sandbox(id).join("agent.log");
+                let log = self.blocking(move |_| Ok(tail(&log))).await.unwrap_or_default();
+                Err(Error::internal(format!("the agent of sandbox {id} did not start"))
+                    .because(format!("{}; its log: {log}", error.chain())))
+            }
+            Err(_) => Err(Error::timeout(format!(
+                "sandbox {id} was not ready within {} s and was removed",
+                START.as_secs()
+            ))),
+        }
+    }
+
+    /// Removes the sandbox, or what is left of it. The caller has its turn.
+    pub(crate) async fn remove(self: &Arc<Self>, id: &SandboxId) -> Result<()> {
+        lock(&self.entries).remove(id);
+        let removed = id.clone();
+        self.blocking(move |inner| {
+            destroy(&inner.layout, &inner.cgroups, &removed)?;
+            inner.spawner.forget(&removed);
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Marks a sandbox as being made, for as long as it lives.
+struct Making<'a> {
+    inner: &'a Inner,
+    id: &'a SandboxId,
+}
+
+impl<'a> Making<'a> {
+    fn start(inner: &'a Inner, id: &'a SandboxId) -> Self {
+        lock(&inner.making).insert(id.clone());
+        Self { inner, id }
+    }
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        lock(&self.inner.making).remove(self.id);
+    }
+}
+
+/// Asks until the agent answers or its process has ended.
+async fn first_answer(entry: &Entry) -> Result<()> {
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match entry.answers().await {
+            Err(e) if e.kind() == ErrorKind::Unavailable && entry.runs() => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_millis(100));
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn read_reports(status: OwnedFd) -> Vec<Report> {
+    let mut text = Vec::new();
+    if let Ok(pipe) = tokio::net::unix::pipe::Receiver::from_owned_fd(status) {
+        // What cannot be read was not written.
+        let _ = pipe.take(MAX_REPORT).read_to_end(&mut text).await;
+    }
+    Report::parse(&text)
+}
+
+/// The last lines of an agent's log, for ours.
+fn tail(path: &std::path::Path) -> String {
+    const BYTES: u64 = 2048;
+    let read = || -> std::io::Result<Vec<u8>> {
+        use std::io::{Read, Seek, SeekFrom};
+        let mut file = std::fs::File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(BYTES)))?;
+        let mut bytes = Vec::new();
+        file.take(BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).trim().to_owned()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No critical section here can leave its value half changed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
