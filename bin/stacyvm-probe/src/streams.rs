@@ -116,9 +116,13 @@ fn pattern(position: u64) -> u8 {
     position.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[0]
 }
 
-/// `flood BYTES`: that many bytes of a fixed pattern to stdout, as fast as they are taken.
+/// `flood BYTES [wait]`: that many bytes of a fixed pattern to stdout, as fast as they are taken. With `wait`, not before
+/// the end of stdin: until then a reader can attach.
 pub(crate) fn flood(args: &Args) -> Result {
     let total = args.number(0)?;
+    if args.text(1).is_ok_and(|word| word == "wait") {
+        each_input(|_| Ok(()))?;
+    }
     let mut position = 0;
     while position < total {
         let end = total.min(position + (64 << 10));

@@ -50,6 +50,7 @@ fn server() -> SocketAddr {
     let router = Router::new()
         .route("/api/v1/sandboxes", get(|| async { all }))
         .route("/api/v1/sandboxes/{id}", get(look).delete(one))
+        .route("/api/v1/sandboxes/{id}/processes", axum::routing::post(|| async { missing() }))
         .route("/api/v1/sandboxes/{id}/logs", get(|| async { Json(vec!["a", "b"]) }));
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();

@@ -84,7 +84,8 @@ async fn an_adopted_agent_that_ends_is_noticed() {
     let second = open(directory.path(), "inst-adopt", 2);
     assert_eq!(second.status(&id("sb-1")).await.unwrap(), RuntimeState::Running);
     for pid in processes_of("inst-adopt").into_iter().filter_map(rustix::process::Pid::from_raw) {
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        // Some end by themselves when the first of them does.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
     assert!(!second.ended(&id("sb-1")).await.is_empty());
     assert!(matches!(second.status(&id("sb-1")).await.unwrap(), RuntimeState::Ended { .. }));

@@ -91,7 +91,7 @@ async fn follow<A: Attached>(
         match output {
             Output::Exit(exit) => return Ok(exit),
             Output::Gap { length } => {
-                output::note(format_args!("stacyvm: {length} bytes of output are lost"))
+                output::note(format_args!("stacyvm: {length} bytes of output are lost"));
             }
             Output::Data { stream, data } => {
                 let mut write = std::pin::pin!(sink.write(stream, data));

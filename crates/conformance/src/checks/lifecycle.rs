@@ -218,13 +218,22 @@ async fn stats(cx: Context) -> Verdict {
     let before = cx.provider.stats(&sandbox.id).await.during("stats")?;
     ensure!(before.pids > 0, "no processes in a running sandbox");
     let holder = sandbox.start(&["alloc", "32", "60000"]).await?;
-    sandbox.probe_ok(&["spin", "300"]).await?;
+    let spinner = sandbox.start(&["spin", "1500"]).await?;
     eventually(&cx, "32 MiB in use and 0.1 s of processor time in the statistics", || async {
-        let after = cx.provider.stats(&sandbox.id).await.during("stats")?;
-        let used = after.cpu_time.saturating_sub(before.cpu_time);
-        Ok(used >= Duration::from_millis(100) && after.memory_bytes >= 32 << 20 && after.pids > before.pids)
+        let now = cx.provider.stats(&sandbox.id).await.during("stats")?;
+        let used = now.cpu_time.saturating_sub(before.cpu_time);
+        Ok(used >= Duration::from_millis(100) && now.memory_bytes >= 32 << 20 && now.pids > before.pids)
     })
     .await?;
+    let busy = cx.provider.stats(&sandbox.id).await.during("stats")?;
+    sandbox.wait(&spinner.id).await?;
+    let idle = cx.provider.stats(&sandbox.id).await.during("stats")?;
+    ensure!(
+        idle.cpu_time >= busy.cpu_time,
+        "time used shrank from {:?} to {:?}",
+        busy.cpu_time,
+        idle.cpu_time
+    );
     if cx.provider.capabilities().memory_limit {
         let limit = cx.provider.stats(&sandbox.id).await.during("stats")?.memory_limit_bytes;
         ensure!(limit == u64::from(cx.spec().memory_mb) << 20, "the memory limit is shown as {limit} bytes");

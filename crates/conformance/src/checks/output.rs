@@ -5,8 +5,9 @@ use crate::{
     context::{Collected, Context, Sandbox},
     observe::{flood, same},
 };
+use bytes::Bytes;
 use futures::{StreamExt, future::join_all};
-use stacyvm_provider::{Outcome, OutputEvent, ProcessSpec};
+use stacyvm_provider::{Outcome, OutputEvent, OutputStream, ProcessSpec};
 use std::time::Duration;
 
 checks! {
@@ -44,8 +45,11 @@ async fn bytes_256(cx: Context) -> Verdict {
 async fn large(cx: Context) -> Verdict {
     const BYTES: u64 = 8 << 20;
     let sandbox = cx.shared().await?;
-    let done = sandbox.probe_ok(&["flood", &BYTES.to_string()]).await?;
-    same("stdout", &done.stdout, &flood(0, BYTES))
+    let (spec, mut output) = dammed(&sandbox, BYTES).await?;
+    open_the_dam(&sandbox, &spec).await?;
+    let mut collected = Collected::from(0);
+    while collected.next(&mut output).await?.is_none() {}
+    same("stdout", &collected.stdout, &flood(0, BYTES))
 }
 
 /// A process that floods, with a log much smaller than that.
@@ -53,26 +57,24 @@ fn flooding(sandbox: &Sandbox, bytes: u64) -> ProcessSpec {
     ProcessSpec { log_bytes: Some(128 << 10), ..sandbox.probe_spec(&["flood", &bytes.to_string()]) }
 }
 
+/// The same, held back until a pacing reader is attached: nothing may be lost from then on.
+async fn dammed(sandbox: &Sandbox, bytes: u64) -> Verdict<(ProcessSpec, OutputStream)> {
+    let words = ["flood", &bytes.to_string(), "wait"];
+    let spec = ProcessSpec { log_bytes: Some(128 << 10), stdin: true, ..sandbox.probe_spec(&words) };
+    sandbox.guest.start(&spec).await.during("start")?;
+    let output = sandbox.guest.attach(&spec.id, 0, true, true).await.during("attach")?;
+    Ok((spec, output))
+}
+
+async fn open_the_dam(sandbox: &Sandbox, spec: &ProcessSpec) -> Verdict {
+    sandbox.guest.write_stdin(&spec.id, 0, Bytes::new(), true).await.during("end of stdin").map(drop)
+}
+
 async fn paced(cx: Context) -> Verdict {
     const BYTES: u64 = 2 << 20;
-    let sandbox = cx.sandbox().await?;
-    // It must not have written more than the log keeps before the reader is there.
-    let spec = ProcessSpec { log_bytes: Some(128 << 10), stdin: true, ..sandbox.probe_spec(&["cat"]) };
-    sandbox.guest.start(&spec).await.during("start")?;
-    let mut output = sandbox.guest.attach(&spec.id, 0, true, true).await.during("attach")?;
-    let guest = sandbox.guest.clone();
-    let id = spec.id.clone();
-    let writer = tokio::spawn(async move {
-        let content = flood(0, BYTES);
-        let mut offset = 0;
-        while offset < content.len() {
-            let end = content.len().min(offset + (64 << 10));
-            let piece = bytes::Bytes::copy_from_slice(&content[offset..end]);
-            let ack = guest.write_stdin(&id, offset as u64, piece, end == content.len()).await?;
-            offset = usize::try_from(ack.accepted).unwrap_or(offset);
-        }
-        Ok::<_, stacyvm_provider::Error>(())
-    });
+    let sandbox = cx.shared().await?;
+    let (spec, mut output) = dammed(&sandbox, BYTES).await?;
+    open_the_dam(&sandbox, &spec).await?;
     tokio::time::sleep(Duration::from_millis(300)).await;
     let mut collected = Collected::from(0);
     let mut pieces = 0;
@@ -82,7 +84,6 @@ async fn paced(cx: Context) -> Verdict {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
-    writer.await.map_err(|e| Failure(e.to_string()))?.during("stdin")?;
     same("stdout", &collected.stdout, &flood(0, BYTES))
 }
 
@@ -212,9 +213,8 @@ async fn exit_behind_last_byte(cx: Context) -> Verdict {
 
 async fn abandoned_reader(cx: Context) -> Verdict {
     let sandbox = cx.shared().await?;
-    let spec = flooding(&sandbox, 4 << 20);
-    sandbox.guest.start(&spec).await.during("start")?;
-    let mut output = sandbox.guest.attach(&spec.id, 0, true, true).await.during("attach")?;
+    let (spec, mut output) = dammed(&sandbox, 4 << 20).await?;
+    open_the_dam(&sandbox, &spec).await?;
     let _ = output.next().await;
     tokio::time::sleep(Duration::from_millis(50)).await;
     drop(output);

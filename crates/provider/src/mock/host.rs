@@ -145,18 +145,29 @@ pub(super) async fn kill_all(owner: &Owner, patience: Duration) -> Result<()> {
     }
 }
 
-/// Resource use of the sandbox's live processes and their reaped children.
-pub(super) fn usage(owner: &Owner) -> RuntimeStats {
-    let mut ticks = 0;
-    let mut pages = 0;
-    let mut threads = 0;
-    for fields in processes(owner).into_iter().filter_map(stat_fields) {
+/// Processor time by process, so that the sum does not shrink when one ends.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    /// By number and start: clock ticks used when last looked at.
+    live: HashMap<(i32, u64), u64>,
+    /// Clock ticks of those that have ended since, as far as they were looked at.
+    ended: u64,
+}
+
+/// Resource use of the sandbox's processes. What a process uses between the last look and its end is not counted.
+pub(super) fn usage(owner: &Owner, ledger: &mut Ledger) -> RuntimeStats {
+    let (mut live, mut pages, mut threads) = (HashMap::new(), 0, 0);
+    for pid in processes(owner) {
+        let Some(fields) = stat_fields(pid) else { continue };
         let number = |index: usize| fields.get(index).and_then(|f| f.parse::<u64>().ok()).unwrap_or_default();
-        // utime, stime, cutime, cstime; threads; resident pages.
-        ticks += (11..15).map(number).sum::<u64>();
+        live.insert((pid, number(19)), number(11) + number(12));
         threads += number(17);
         pages += number(21);
     }
+    ledger.ended +=
+        ledger.live.iter().filter(|(process, _)| !live.contains_key(process)).map(|(_, t)| t).sum::<u64>();
+    let ticks = ledger.ended + live.values().sum::<u64>();
+    ledger.live = live;
     let per_second = rustix::param::clock_ticks_per_second().max(1);
     RuntimeStats {
         cpu_time: Duration::from_millis(ticks * 1000 / per_second),

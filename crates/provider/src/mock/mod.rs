@@ -47,6 +47,7 @@ struct Slot {
     /// Held through create and destroy, so that two at once take turns.
     life: tokio::sync::Mutex<()>,
     agent: Mutex<Option<Agent>>,
+    usage: Mutex<host::Ledger>,
 }
 
 impl Slot {
@@ -263,7 +264,9 @@ impl Provider for MockProvider {
         if let Some(reason) = agent.end_reason() {
             return Err(Error::destroyed(format!("sandbox {id} has ended: {reason}")));
         }
-        Ok(host::usage(&self.owner(id)))
+        let slot = self.slot(id);
+        let mut ledger = slot.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(host::usage(&self.owner(id), &mut ledger))
     }
 
     fn settings(&self) -> BTreeMap<String, String> {

@@ -16,10 +16,10 @@ use crate::{
     layout::{self, Layout, make_private_dir, open_dir},
     process::{self, Identity},
     record::{State, write_spec, write_state},
-    spawner::{CloneFds, ClonedChild, LISTENER, MAX_REPORT, Report, Setup, Spawner, USER},
+    spawner::{CloneFds, ClonedChild, LISTENER, MAX_REPORT, MEMORY_EVENTS, Report, Setup, Spawner, USER},
 };
 use rustix::{
-    fd::{AsFd, OwnedFd},
+    fd::{AsFd, BorrowedFd, OwnedFd},
     fs::{Mode, OFlags},
     pipe::{PipeFlags, pipe_with},
 };
@@ -45,6 +45,15 @@ pub(crate) struct Made {
     pub(crate) pidfd: OwnedFd,
     /// Reports of the first process, until it has become the agent.
     pub(crate) status: OwnedFd,
+}
+
+/// What a first process is handed whichever spawner makes it.
+struct Handed<'fd> {
+    lower: BorrowedFd<'fd>,
+    listener: BorrowedFd<'fd>,
+    log: BorrowedFd<'fd>,
+    cgroup: Option<BorrowedFd<'fd>>,
+    memory_events: Option<BorrowedFd<'fd>>,
 }
 
 impl Maker<'_> {
@@ -74,6 +83,8 @@ impl Maker<'_> {
         let groups = self.make_cgroups(id, limits)?;
         hit(Point::NativeCgroupMade);
 
+        let target = groups.open_clone_target()?;
+        let memory_events = groups.open_memory_events()?;
         let setup = Setup {
             id: id.clone(),
             ephemeral: spec.ephemeral,
@@ -82,9 +93,20 @@ impl Maker<'_> {
             binds: image.binds.clone(),
             join: groups.self_join_files(),
             memory_mb: spec.memory_mb,
-            argv: self.agent_arguments(id),
+            argv: self.agent_arguments(id, memory_events.is_some()),
+            clones_into_cgroup: target.is_some(),
+            has_memory_events: memory_events.is_some(),
         };
-        let (child, go, status) = self.clone_child(&setup, image, &listener, &log, &groups)?;
+        let (child, go, status) = self.clone_child(
+            &setup,
+            &Handed {
+                lower: image.lower_fd.as_fd(),
+                listener: listener.as_fd(),
+                log: log.as_fd(),
+                cgroup: target.as_ref().map(AsFd::as_fd),
+                memory_events: memory_events.as_ref().map(AsFd::as_fd),
+            },
+        )?;
         hit(Point::NativeCloned);
 
         let process = identify(&child, &status)?;
@@ -113,27 +135,25 @@ impl Maker<'_> {
         }
     }
 
+    /// Clones the first process; also returns our ends of its go and status pipes.
     fn clone_child(
         &self,
         setup: &Setup,
-        image: &Image,
-        listener: &UnixListener,
-        log: &OwnedFd,
-        groups: &SandboxCgroups,
+        handed: &Handed<'_>,
     ) -> Result<(ClonedChild, OwnedFd, OwnedFd), Failure> {
-        let target = groups.open_clone_target()?;
         // A spawner that died is replaced once. Pipes are made anew each time: the child of the first attempt, if there
         // is one, must not get the word that is meant for the second.
         for _ in 0..2 {
             let (go_read, go_write) = pipe()?;
             let (status_read, status_write) = pipe()?;
             let fds = CloneFds {
-                lower: image.lower_fd.as_fd(),
-                listener: listener.as_fd(),
-                log: log.as_fd(),
+                lower: handed.lower,
+                listener: handed.listener,
+                log: handed.log,
                 go: go_read.as_fd(),
                 status: status_write.as_fd(),
-                cgroup: target.as_ref().map(AsFd::as_fd),
+                cgroup: handed.cgroup,
+                memory_events: handed.memory_events,
             };
             if let Ok(answer) = self.spawner.clone_child(setup.clone(), &fds) {
                 return answer.map(|child| (child, go_write, status_read));
@@ -142,29 +162,24 @@ impl Maker<'_> {
         Err(Failure::plain("clone a process: the spawner ended before it answered, twice"))
     }
 
-    fn agent_arguments(&self, id: &SandboxId) -> Vec<String> {
+    fn agent_arguments(&self, id: &SandboxId, memory_events: bool) -> Vec<String> {
         let (user, listener) = (USER.to_string(), LISTENER.to_string());
-        [
-            "stacyvm-agent",
-            "--listen-fd",
-            &listener,
-            "--sandbox",
-            id.as_str(),
-            "--installation",
-            self.installation_id,
-            "--uid",
-            &user,
-            "--gid",
-            &user,
-            "--user-name",
-            "sandbox",
-            "--home",
-            "/home/sandbox",
-            "--workdir",
-            "/workspace",
-        ]
-        .map(str::to_owned)
-        .to_vec()
+        let arguments = [
+            ("--listen-fd", listener.as_str()),
+            ("--sandbox", id.as_str()),
+            ("--installation", self.installation_id),
+            ("--uid", &user),
+            ("--gid", &user),
+            ("--user-name", "sandbox"),
+            ("--home", "/home/sandbox"),
+            ("--workdir", "/workspace"),
+        ];
+        let mut argv = vec!["stacyvm-agent".to_owned()];
+        argv.extend(arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value.to_owned()]));
+        if memory_events {
+            argv.extend(["--memory-events-fd".to_owned(), MEMORY_EVENTS.to_string()]);
+        }
+        argv
     }
 }
 

@@ -53,10 +53,14 @@ impl Entry {
         if self.answered.load(Ordering::Relaxed) {
             return Ok(());
         }
-        tokio::select! {
-            pong = self.guest.ping() => pong?,
-            () = self.wait() => return Err(Error::destroyed(format!("the sandbox has ended: {}", self.reason()))),
+        let pong = tokio::select! {
+            pong = self.guest.ping() => pong,
+            () = self.wait() => Err(Error::unavailable("its process has ended")),
+        };
+        if !self.runs() {
+            return Err(Error::destroyed(format!("the sandbox has ended: {}", self.reason())));
         }
+        pong?;
         self.answered.store(true, Ordering::Relaxed);
         Ok(())
     }

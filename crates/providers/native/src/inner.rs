@@ -176,19 +176,24 @@ impl Inner {
 
     /// Makes the sandbox, or what is missing of it. The caller has its turn.
     pub(crate) async fn create(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<()> {
-        let _making = Making::start(self, id);
         match self.look(id).await? {
             Look::Absent => {}
             Look::Running { spec: Some(there), .. } if there != *spec => {
                 return Err(Error::invalid_argument(format!("sandbox {id} exists and is another one")));
             }
-            Look::Running { .. } => match self.entry(id).await?.answers().await {
-                // The first process of a server that died just now, about to notice.
-                Err(e) if e.kind() == ErrorKind::Destroyed => self.remove(id).await?,
-                result => return result,
-            },
+            Look::Running { .. } => {
+                let entry = self.entry(id).await?;
+                match tokio::time::timeout(START, first_answer(&entry)).await {
+                    // The first process of a server that died just now, about to notice.
+                    Ok(Err(_)) if !entry.runs() => self.remove(id).await?,
+                    Ok(result) => return result,
+                    Err(_) => return Err(not_ready(id)),
+                }
+            }
             Look::Ended { .. } => self.remove(id).await?,
         }
+        // Only now: what existed was somebody's before, and is looked at as such.
+        let _making = Making::start(self, id);
         let made = self.make(id, spec).await;
         let started = match made {
             Ok(made) => self.started(id, made).await,
@@ -256,10 +261,7 @@ impl Inner {
                 Err(Error::internal(format!("the agent of sandbox {id} did not start"))
                     .because(format!("{}; its log: {log}", error.chain())))
             }
-            Err(_) => Err(Error::timeout(format!(
-                "sandbox {id} was not ready within {} s and was removed",
-                START.as_secs()
-            ))),
+            Err(_) => Err(not_ready(id)),
         }
     }
 
@@ -293,6 +295,10 @@ impl Drop for Making<'_> {
     fn drop(&mut self) {
         lock(&self.inner.making).remove(self.id);
     }
+}
+
+fn not_ready(id: &SandboxId) -> Error {
+    Error::timeout(format!("sandbox {id} did not answer within {} s", START.as_secs()))
 }
 
 /// Asks until the agent answers or its process has ended.

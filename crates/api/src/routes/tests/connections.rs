@@ -120,17 +120,15 @@ async fn an_upload_whose_client_goes_away_leaves_the_old_file() {
 
 #[tokio::test]
 async fn an_answer_arrives_while_the_client_is_still_sending() {
-    const SIZE: usize = 32 << 20;
+    const SIZE: usize = 16 << 20;
     let server = Server::start().await;
-    for (path, status) in [("/sandboxes/sb-0/files?path=/f", "404"), ("/nowhere", "404")] {
-        let headers = format!("Content-Length: {SIZE}\r\n");
-        let mut connection = server.send("PUT", path, &headers, "").await;
-        // More than any socket buffer holds; a connection that is simply closed breaks this.
-        for _ in 0..SIZE >> 16 {
-            connection.write_all(&[0; 1 << 16]).await.unwrap();
-        }
-        let text = until(&mut connection, "}\n").await;
-        assert!(text.starts_with(&format!("HTTP/1.1 {status}")), "{text}");
+    let headers = format!("Content-Length: {SIZE}\r\n");
+    let mut connection = server.send("PUT", "/sandboxes/sb-0/files?path=/f", &headers, "").await;
+    // More than any socket buffer holds; a connection that is simply closed breaks this.
+    for _ in 0..SIZE >> 16 {
+        connection.write_all(&[0; 1 << 16]).await.unwrap();
     }
+    let text = until(&mut connection, "}\n").await;
+    assert!(text.starts_with("HTTP/1.1 404"), "{text}");
     server.stop().await;
 }

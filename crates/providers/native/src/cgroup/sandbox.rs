@@ -167,14 +167,25 @@ impl SandboxCgroups {
         }
     }
 
-    /// How many processes of the sandbox the kernel killed because its memory limit was hit.
-    pub(crate) fn oom_kills(&self) -> u64 {
-        let Some(group) = self.0.iter().find(|g| g.has(Controller::Memory)) else { return 0 };
-        let file = match group.version {
+    /// The file in which the kernel counts the processes of the sandbox that it killed for its memory limit.
+    fn memory_events(&self) -> Option<PathBuf> {
+        let group = self.0.iter().find(|g| g.has(Controller::Memory))?;
+        Some(group.work().join(match group.version {
             Version::V1 => "memory.oom_control",
             Version::V2 => "memory.events",
-        };
-        keyed(&group.work().join(file), "oom_kill").unwrap_or(0)
+        }))
+    }
+
+    /// The same, open for the agent, which sees no cgroups.
+    pub(crate) fn open_memory_events(&self) -> Result<Option<OwnedFd>, Failure> {
+        let Some(path) = self.memory_events() else { return Ok(None) };
+        let file = fs::File::open(&path).doing(|| format!("open {}", path.display()))?;
+        Ok(Some(file.into()))
+    }
+
+    /// How many processes of the sandbox the kernel killed because its memory limit was hit.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        self.memory_events().and_then(|path| keyed(&path, "oom_kill")).unwrap_or(0)
     }
 
     /// Resource use now.

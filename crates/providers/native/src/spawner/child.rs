@@ -20,6 +20,8 @@ use std::{convert::Infallible, ffi::CString, fs, io::Write, panic::AssertUnwindS
 
 /// Number of the agent's listening socket.
 pub(crate) const LISTENER: u32 = 3;
+/// Number of the file in which the agent finds out what was killed for memory.
+pub(crate) const MEMORY_EVENTS: u32 = 4;
 /// Descriptors are first moved to here or above, out of the way of the numbers that the agent gets.
 const ABOVE: i32 = 16;
 /// Environment of the agent itself. The environment of processes in the sandbox is the agent's business.
@@ -48,11 +50,13 @@ fn try_run(
     let move_up = |fd: &dyn AsFd| above(fd).doing(|| "move a descriptor".to_owned());
     let (lower, listener, log) = (move_up(&fds.lower)?, move_up(&fds.listener)?, move_up(&fds.log)?);
     let (go, agent) = (move_up(&fds.go)?, move_up(&agent)?);
+    let memory_events = fds.memory_events.as_ref().map(|fd| move_up(fd)).transpose()?;
     drop(fds);
     // The lock, the server's socket and other sandboxes' descriptors are not this one's to keep open.
-    let own = [&lower, &listener, &log, &go, &agent].map(AsRawFd::as_raw_fd);
-    sys::close_all_except(&[&own[..], &[status.as_raw_fd()]].concat())
-        .doing(|| "close descriptors".to_owned())?;
+    let mut own = [&lower, &listener, &log, &go, &agent].map(AsRawFd::as_raw_fd).to_vec();
+    own.extend(memory_events.as_ref().map(AsRawFd::as_raw_fd));
+    own.push(status.as_raw_fd());
+    sys::close_all_except(&own).doing(|| "close descriptors".to_owned())?;
     sys::default_signals();
     rustix::process::umask(Mode::empty());
     let _ = rustix::process::setsid();
@@ -79,10 +83,13 @@ fn try_run(
     }
     rustix::process::umask(Mode::from_raw_mode(0o022));
     privileges::reduce()?;
-    for (fd, at) in [(&null, 0), (&null, 1), (&log, 2), (&listener, LISTENER)] {
+    let mut placed = vec![(&null, 0), (&null, 1), (&log, 2), (&listener, LISTENER)];
+    placed.extend(memory_events.as_ref().map(|fd| (fd, MEMORY_EVENTS)));
+    let next = placed.len() as u32;
+    for (fd, at) in placed {
         sys::place_fd(fd.as_fd(), at).doing(|| "place a descriptor".to_owned())?;
     }
-    sys::close_from_on_exec(LISTENER + 1).doing(|| "close descriptors".to_owned())?;
+    sys::close_from_on_exec(next).doing(|| "close descriptors".to_owned())?;
     Err(sys::exec_fd(agent.as_fd(), &argv, &environment)).doing(|| "start the agent".to_owned())
 }
 

@@ -305,19 +305,18 @@ mod tests {
     fn a_spawner_that_ends_at_once_is_gone_and_not_waited_for() {
         let command = SpawnerCommand { program: "/bin/true".into(), args: Vec::new() };
         let spawner = Spawner::new(command, "/".into(), "i".to_owned(), b"x", None).unwrap();
-        let setup = Setup {
-            id: "sb-1".parse().unwrap(),
-            ephemeral: false,
-            directory: "/".into(),
-            lower: "/".into(),
-            binds: Vec::new(),
-            join: Vec::new(),
-            memory_mb: 0,
-            argv: Vec::new(),
-        };
+        let setup = Setup::example(false, false);
         let null: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
         let null = null.as_fd();
-        let fds = CloneFds { lower: null, listener: null, log: null, go: null, status: null, cgroup: None };
+        let fds = CloneFds {
+            lower: null,
+            listener: null,
+            log: null,
+            go: null,
+            status: null,
+            cgroup: None,
+            memory_events: None,
+        };
         // Either the packet could not be sent, or its answer never comes.
         match spawner.clone_child(setup, &fds) {
             Err(Gone) => {}

@@ -24,7 +24,7 @@ mod protocol;
 mod serve;
 mod upper;
 
-pub(crate) use child::LISTENER;
+pub(crate) use child::{LISTENER, MEMORY_EVENTS};
 pub(crate) use client::{ClonedChild, Spawner};
 pub(crate) use protocol::{CloneFds, MAX_REPORT, Report, Setup};
 pub use serve::spawner_main;

@@ -4,8 +4,8 @@ use crate::failure::{Doing, Failure};
 use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
     thread::{
-        CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set,
-        set_capabilities, set_no_new_privs, set_thread_groups,
+        CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
+        remove_capability_from_bounding_set, set_capabilities, set_no_new_privs, set_thread_groups,
     },
 };
 use std::fs;
@@ -54,25 +54,25 @@ pub(super) fn set_oom_score() {
 }
 
 /// Gives up everything else, for good.
+///
+/// The bounding set ends up empty, so that no process of the sandbox can ever get any of it, while the agent gets its
+/// share across `execve` by inheritance (and gives that up itself).
 pub(super) fn reduce() -> Result<(), Failure> {
+    let doing = || "drop capabilities".to_owned();
     set_thread_groups(&[]).doing(|| "leave the groups".to_owned())?;
     let _ = clear_ambient_capability_set();
-    // Root keeps what is inheritable across the coming exec even with an empty bounding set; the agent clears its
-    // inheritable set, and from then on nothing in the sandbox can gain any capability by executing anything. In this
-    // order: what is not in the bounding set cannot be made inheritable.
-    let changing = AGENT | CapabilitySet::SETPCAP;
-    let sets = CapabilitySets { effective: changing, permitted: changing, inheritable: AGENT };
-    set_capabilities(None, sets).doing(|| "keep the agent's capabilities".to_owned())?;
+    // Before the bounding set is emptied: nothing can be made inheritable that is not in it.
+    let all = capabilities(None).doing(doing)?;
+    set_capabilities(None, CapabilitySets { inheritable: AGENT, ..all }).doing(doing)?;
     for bit in 0..64 {
-        let capability = CapabilitySet::from_bits_retain(1 << bit);
-        match remove_capability_from_bounding_set(capability) {
+        match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << bit)) {
             // No such capability in this kernel, nor any higher one.
             Err(rustix::io::Errno::INVAL) => break,
             result => result.doing(|| format!("drop capability {bit}"))?,
         }
     }
     let sets = CapabilitySets { effective: AGENT, permitted: AGENT, inheritable: AGENT };
-    set_capabilities(None, sets).doing(|| "drop capabilities".to_owned())?;
+    set_capabilities(None, sets).doing(doing)?;
     // For the agent too: it changes users downwards only, and nothing in a sandbox is to gain rights by a file.
     set_no_new_privs(true).doing(|| "forbid new privileges".to_owned())
 }

@@ -62,6 +62,9 @@ pub(crate) struct Setup {
     pub(crate) memory_mb: u32,
     /// Arguments of the agent, its name first.
     pub(crate) argv: Vec<String>,
+    /// Which of the optional descriptors come along.
+    pub(crate) clones_into_cgroup: bool,
+    pub(crate) has_memory_events: bool,
 }
 
 /// Descriptors of a `Clone` request, in this order.
@@ -79,11 +82,13 @@ pub(crate) struct CloneFds<T> {
     pub(crate) status: T,
     /// Cgroup to clone into (version 2).
     pub(crate) cgroup: Option<T>,
+    /// Where the kernel counts what it killed for memory, for the agent.
+    pub(crate) memory_events: Option<T>,
 }
 
 impl CloneFds<OwnedFd> {
     /// Those that came with a packet.
-    pub(crate) fn from_packet(fds: Vec<OwnedFd>) -> Option<Self> {
+    pub(crate) fn from_packet(setup: &Setup, fds: Vec<OwnedFd>) -> Option<Self> {
         let mut fds = fds.into_iter();
         Some(Self {
             lower: fds.next()?,
@@ -91,7 +96,8 @@ impl CloneFds<OwnedFd> {
             log: fds.next()?,
             go: fds.next()?,
             status: fds.next()?,
-            cgroup: fds.next(),
+            cgroup: if setup.clones_into_cgroup { Some(fds.next()?) } else { None },
+            memory_events: if setup.has_memory_events { Some(fds.next()?) } else { None },
         })
     }
 }
@@ -101,6 +107,7 @@ impl<'fd> CloneFds<BorrowedFd<'fd>> {
     pub(crate) fn to_packet(&self) -> Vec<BorrowedFd<'fd>> {
         let mut fds = vec![self.lower, self.listener, self.log, self.go, self.status];
         fds.extend(self.cgroup);
+        fds.extend(self.memory_events);
         fds
     }
 }
@@ -183,6 +190,25 @@ pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 #[cfg(test)]
+impl Setup {
+    /// Enough to be sent.
+    pub(crate) fn example(clones_into_cgroup: bool, has_memory_events: bool) -> Self {
+        Self {
+            id: "sb-1".parse().unwrap(),
+            ephemeral: false,
+            directory: "/".into(),
+            lower: "/".into(),
+            binds: Vec::new(),
+            join: Vec::new(),
+            memory_mb: 0,
+            argv: Vec::new(),
+            clones_into_cgroup,
+            has_memory_events,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use rustix::fd::AsFd;
@@ -214,20 +240,31 @@ mod tests {
 
     #[test]
     fn the_order_of_descriptors_is_the_same_on_both_sides() {
-        let names = ["lower", "listener", "log", "go", "status", "cgroup"];
         let tmp = tempfile::tempdir().unwrap();
         let files: Vec<OwnedFd> =
-            names.iter().map(|n| std::fs::File::create(tmp.path().join(n)).unwrap().into()).collect();
+            (0..7).map(|n| std::fs::File::create(tmp.path().join(n.to_string())).unwrap().into()).collect();
         let b: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
-        let sent =
-            CloneFds { lower: b[0], listener: b[1], log: b[2], go: b[3], status: b[4], cgroup: Some(b[5]) };
         let inode = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).unwrap().st_ino;
-        let packet: Vec<OwnedFd> =
-            sent.to_packet().iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect();
-        let got = CloneFds::from_packet(packet).unwrap();
-        assert_eq!(inode(got.listener.as_fd()), inode(sent.listener));
-        assert_eq!(inode(got.status.as_fd()), inode(sent.status));
-        assert_eq!(inode(got.cgroup.unwrap().as_fd()), inode(b[5]));
-        assert!(CloneFds::from_packet(files.into_iter().take(4).collect()).is_none());
+        for cgroup in [None, Some(b[5])] {
+            let sent = CloneFds {
+                lower: b[0],
+                listener: b[1],
+                log: b[2],
+                go: b[3],
+                status: b[4],
+                cgroup,
+                memory_events: Some(b[6]),
+            };
+            let packet = || sent.to_packet().iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect();
+            let setup = Setup::example(cgroup.is_some(), true);
+            let got = CloneFds::from_packet(&setup, packet()).unwrap();
+            assert_eq!(inode(got.listener.as_fd()), inode(sent.listener));
+            assert_eq!(inode(got.status.as_fd()), inode(sent.status));
+            assert_eq!(got.cgroup.map(|fd| inode(fd.as_fd())), cgroup.map(inode));
+            assert_eq!(inode(got.memory_events.unwrap().as_fd()), inode(b[6]));
+            let mut short: Vec<OwnedFd> = packet();
+            short.pop();
+            assert!(CloneFds::from_packet(&setup, short).is_none());
+        }
     }
 }

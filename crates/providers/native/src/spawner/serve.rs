@@ -109,7 +109,7 @@ impl Spawner {
     }
 
     fn try_clone(&self, setup: &Setup, fds: Vec<OwnedFd>) -> Result<(i32, OwnedFd), Failure> {
-        let fds = CloneFds::from_packet(fds)
+        let fds = CloneFds::from_packet(setup, fds)
             .ok_or_else(|| Failure::plain("clone: descriptors are missing from the request"))?;
         let cgroup = fds.cgroup.as_ref().map(AsFd::as_fd);
         match sys::clone_sandbox(cgroup).doing(|| "make the namespaces of the sandbox".to_owned())? {

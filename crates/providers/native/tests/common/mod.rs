@@ -1,6 +1,7 @@
 //! A host of its own for each test: a data directory, an installation name, and a look at what is left at the end.
 
 #![expect(dead_code, reason = "each test program uses its own part of this")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use futures::StreamExt;
 use stacyvm_provider::{
