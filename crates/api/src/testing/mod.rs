@@ -177,7 +177,7 @@ impl Lines {
                 continue;
             }
             let piece =
-                tokio::time::timeout(Duration::from_secs(5), self.body.next()).await.unwrap()?.unwrap();
+                tokio::time::timeout(Duration::from_secs(30), self.body.next()).await.unwrap()?.unwrap();
             self.text += std::str::from_utf8(&piece).unwrap();
         }
     }
@@ -185,7 +185,7 @@ impl Lines {
 
 /// Tries until `condition` holds.
 pub(crate) async fn eventually(what: &'static str, condition: impl Fn() -> bool) {
-    for _ in 0..500 {
+    for _ in 0..3000 {
         if condition() {
             return;
         }

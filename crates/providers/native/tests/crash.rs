@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Host, id, sandbox, sh, spec};
-use stacyvm_fault::{Point, VARIABLE};
+use stacyvm_fault::{Phase, Point, VARIABLE};
 use stacyvm_provider::{Provider, SandboxSpec};
 use std::{
     os::unix::process::ExitStatusExt,
@@ -45,33 +45,21 @@ fn main() {
     }
 }
 
-const LIMITED: (u32, u32) = (128, 64);
-
-/// The name says which kind it is, because the victim learns nothing else.
 fn specs(ephemeral: bool) -> SandboxSpec {
-    SandboxSpec { memory_mb: LIMITED.0, pids: LIMITED.1, ephemeral, ..spec() }
+    SandboxSpec { memory_mb: 128, pids: 64, ephemeral, ..spec() }
 }
 
-/// Creates and destroys; dies somewhere on the way, or stays if nothing is armed.
+/// Creates two sandboxes and destroys one; dies somewhere on the way, or stays if nothing is armed. The name of the data
+/// directory says whether the one is ephemeral.
 async fn victim(data_dir: &Path, installation: &str) {
     let provider = Host::at(data_dir, installation).exclusive_provider(1);
-    let kept = id("kept");
-    sandboxed(&provider, &kept, &specs(false)).await;
     let ephemeral = data_dir.ends_with("ephemeral");
-    let victim = id("victim");
-    sandboxed(&provider, &victim, &specs(ephemeral)).await;
+    sandbox(&provider, &id("victim"), &specs(ephemeral)).await;
+    sandbox(&provider, &id("kept"), &specs(false)).await;
     if std::env::var_os(VARIABLE).is_none() {
         tokio::time::sleep(Duration::from_secs(600)).await;
     }
-    let _ = provider.destroy(&victim).await;
-}
-
-async fn sandboxed(
-    provider: &stacyvm_provider_native::NativeProvider,
-    id: &stacyvm_provider::SandboxId,
-    spec: &SandboxSpec,
-) {
-    drop(sandbox(provider, id, spec).await);
+    let _ = provider.destroy(&id("victim")).await;
 }
 
 fn start_victim(host: &Host, fault: Option<Point>) -> std::process::Child {
@@ -92,11 +80,18 @@ async fn killed_at(point: Point, ephemeral: bool) {
     let host = host(ephemeral);
     let status = start_victim(&host, Some(point)).wait().unwrap();
     assert_eq!(status.signal(), Some(9), "{} was never reached", point.name());
-    // The first create of the victim may have died as well: whatever there is can be listed, made again and destroyed.
+    // Has to wait for the lock until the spawner of the dead server has cleaned up.
     let provider = host.exclusive_provider(2);
-    let listed = provider.list().await.unwrap();
-    assert!(listed.len() <= 2, "{listed:?}");
     let (kept, victim) = (id("kept"), id("victim"));
+    let listed: Vec<_> = provider.list().await.unwrap().into_iter().map(|s| s.id).collect();
+    let (create, destroy) = (point.phase() == Phase::Create, point.phase() == Phase::Destroy);
+    assert_eq!(listed.contains(&kept), destroy, "{listed:?}");
+    if ephemeral {
+        assert!(!listed.contains(&victim), "{listed:?}");
+    } else if create {
+        assert!(listed.contains(&victim), "{listed:?}");
+    }
+    // Whatever there is can be made again and destroyed.
     for id in [&kept, &victim] {
         let guest = sandbox(&provider, id, &specs(ephemeral && *id == victim)).await;
         assert_eq!(sh(guest.as_ref(), "hostname").await.trim(), id.as_str());

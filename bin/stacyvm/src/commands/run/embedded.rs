@@ -14,7 +14,10 @@ use crate::{
 use stacyvm_config::Config;
 use stacyvm_engine::{CreateRequest, Defaults, Engine, EngineConfig, ExecRequest, Limits, Store};
 use stacyvm_provider::Provider;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// The sandbox goes with this program; this bounds only what nobody comes back to.
 const LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -131,12 +134,13 @@ async fn in_sandbox(
         timeout: Some(run.timeout.and_then(|timeout| timeout.to_std()).unwrap_or(Duration::ZERO)),
         ..ExecRequest::default()
     };
-    let started = tokio::select! {
+    let started = Instant::now();
+    let process = tokio::select! {
         signal = signals.next() => return Err(interrupted(signal)),
-        started = Embedded::start(engine, id, request) => started,
+        process = Embedded::start(engine, id, request) => process,
     };
-    let mut process = started.map_err(|failure| process::start_failure(failure, true))?;
-    run.follow(global, id, &mut process, signals).await
+    let mut process = process.map_err(|failure| process::start_failure(failure, true))?;
+    run.follow(global, id, &mut process, signals, started).await
 }
 
 fn interrupted(signal: i32) -> Failure {

@@ -95,15 +95,15 @@ impl Run {
             .map_err(|path| Failure::new(format!("image {} is not a name in UTF-8", path.display()), ""))
     }
 
-    /// Follows the started command to its end.
+    /// Follows the command that was `started` then to its end.
     async fn follow(
         &self,
         global: &Global,
         sandbox: &str,
         process: &mut impl Attached,
         signals: &mut Signals,
+        started: Instant,
     ) -> Result<Finished> {
-        let started = Instant::now();
         let stdin = self.stdin().then(stdio::read_stdin);
         let mut sink = if global.json { Sink::Memory(Captured::default()) } else { Sink::Streams };
         let exit = process::drive(process, stdin, signals, &mut sink).await?;

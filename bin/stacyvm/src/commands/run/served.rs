@@ -102,11 +102,12 @@ async fn in_sandbox(
         stdin: run.stdin(),
         ..StartProcess::default()
     };
+    let started = std::time::Instant::now();
     let mut process = tokio::select! {
         signal = signals.next() => return Err(interrupted(signal)),
         process = exec::start(client, id, spec) => process?,
     };
-    run.follow(global, id, &mut process, signals).await
+    run.follow(global, id, &mut process, signals, started).await
 }
 
 async fn extend(client: Client, id: String) {

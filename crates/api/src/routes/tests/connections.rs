@@ -56,7 +56,7 @@ impl Server {
 async fn until(stream: &mut TcpStream, end: &str) -> String {
     let (mut text, mut buffer) = (String::new(), [0; 4096]);
     while !text.contains(end) {
-        let read = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut buffer)).await;
+        let read = tokio::time::timeout(Duration::from_secs(30), stream.read(&mut buffer)).await;
         let n = read.unwrap().unwrap();
         assert!(n > 0, "ended: {text}");
         text += std::str::from_utf8(&buffer[..n]).unwrap();

@@ -60,10 +60,11 @@ impl Host {
         NativeProvider::start(self.config(generation)).unwrap()
     }
 
-    /// A provider that has this directory to itself.
+    /// A provider that has this directory to itself, once nobody else has.
     pub(crate) fn exclusive_provider(&self, generation: u64) -> NativeProvider {
         fs::create_dir_all(&self.data_dir).unwrap();
         let lock = fs::File::create(self.data_dir.join("lock")).unwrap();
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
         NativeProvider::start(NativeConfig { lock: Some(lock.into()), ..self.config(generation) }).unwrap()
     }
 
