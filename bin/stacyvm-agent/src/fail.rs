@@ -78,6 +78,11 @@ impl Fail {
     }
 }
 
+/// The kernel's number in an error of the standard library.
+pub(crate) fn errno_of(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
 impl From<Fail> for Status {
     fn from(fail: Fail) -> Self {
         Self::new(fail.code, fail.message)

@@ -1,6 +1,7 @@
 //! Signals: blocked in all of our processes and read from a descriptor, back to the system's defaults in those we start.
 #![expect(unsafe_code, reason = "signal masks and dispositions are libc calls")]
 
+use crate::fail::errno_of;
 use rustix::{io::Errno, process::Pid};
 use std::{
     mem::MaybeUninit,
@@ -11,7 +12,7 @@ use std::{
 pub(crate) const LAST: i32 = 64;
 
 fn last_error() -> Errno {
-    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)
+    errno_of(&std::io::Error::last_os_error())
 }
 
 fn set_of(signals: &[i32]) -> libc::sigset_t {
@@ -49,11 +50,14 @@ pub(crate) fn discard_children() {
 /// The state in which a program expects to be started: nothing blocked, nothing ignored.
 pub(crate) fn reset() -> Result<(), Errno> {
     let none = set_of(&[]);
-    // SAFETY: `SIG_DFL` is a valid disposition; numbers that cannot be changed are refused by the kernel. The mask is
-    // initialised.
+    // The kernel's own structure (handler, flags, restorer, mask), not libc's, which keeps a few signals for itself.
+    let default = [libc::SIG_DFL; 4];
+    // SAFETY: the structure is as large as the kernel expects, and all zero; numbers that cannot be changed are refused.
+    // The mask is initialised.
     let status = unsafe {
         for signal in 1..=LAST {
-            libc::signal(signal, libc::SIG_DFL);
+            let (mask_size, no_old) = (size_of::<u64>(), std::ptr::null_mut::<libc::c_void>());
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), no_old, mask_size);
         }
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())
     };

@@ -80,7 +80,10 @@ pub(crate) fn find(config: &Config, root: &Root, user: &str) -> Result<Account> 
         return Ok(default);
     }
     if config.root.is_some() {
-        return Err(Fail::unsupported(format!("user {user}: this runtime has only the user {}", default.name)));
+        return Err(Fail::unsupported(format!(
+            "user {user}: this runtime has only the user {}",
+            default.name
+        )));
     }
     let passwd_text = root.read_small("/etc/passwd", FILE);
     let group_text = || root.read_small("/etc/group", FILE);

@@ -3,7 +3,9 @@
 #![expect(unsafe_code, reason = "fork")]
 
 use crate::{
-    confine, signals,
+    confine,
+    fail::errno_of,
+    signals,
     supervisor::{
         self, Parts,
         wire::{Report, Step},
@@ -48,7 +50,7 @@ pub(crate) fn fork() -> Result<Fresh, Errno> {
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     // SAFETY: the caller has one thread, so the child's memory is in a consistent state.
     match unsafe { libc::fork() } {
-        -1 => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::AGAIN)),
+        -1 => Err(errno_of(&std::io::Error::last_os_error())),
         0 => serve(&theirs),
         pid => {
             rustix::io::ioctl_fionbio(&ours, true)?;
@@ -87,7 +89,7 @@ impl Zygote {
             control.push(SendAncillaryMessage::ScmRights(&descriptors));
             Ok(sendmsg(socket, &[IoSlice::new(&[1])], &mut control, SendFlags::NOSIGNAL)?)
         });
-        sent.await.map(drop).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+        sent.await.map(drop).map_err(|error| errno_of(&error))
     }
 
     /// Its process id.
@@ -115,7 +117,7 @@ fn fork_supervisor(parts: Parts) {
     // SAFETY: the zygote has one thread, so the child's memory is in a consistent state.
     match unsafe { libc::fork() } {
         -1 => {
-            let errno = Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::AGAIN);
+            let errno = errno_of(&std::io::Error::last_os_error());
             let report = Report::failed(Step::Fork, errno).encode();
             // Without an agent there is nobody to tell.
             let _ = send(&parts.control, &report, SendFlags::NOSIGNAL);
@@ -130,8 +132,7 @@ fn receive(socket: &OwnedFd) -> Result<Option<Parts>, Errno> {
     let mut byte = [0];
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(Parts::COUNT))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let message =
-        recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let message = recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
     if message.bytes == 0 {
         return Err(Errno::PIPE);
     }

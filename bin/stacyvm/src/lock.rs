@@ -38,18 +38,27 @@ pub(crate) enum Refused {
 impl Lock {
     /// Takes the lock of `directory` now, or not at all.
     pub(crate) fn try_take(directory: &Path) -> Result<Self, Refused> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::open(directory.join(NAME), flags, Mode::from_raw_mode(0o600))
-            .map_err(|e| Refused::Failed(e.into()))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(Refused::Held { pid: holder(&file) }),
-            Err(error) => return Err(Refused::Failed(error.into())),
-        }
+        let Self(file) = Self::open(directory, FlockOperation::NonBlockingLockExclusive)?;
         // Only for the message to whoever comes second, so a full disk is no reason to stop.
         let _ = rustix::fs::ftruncate(&file, 0);
         let _ = rustix::io::pwrite(&file, format!("{}\n", std::process::id()).as_bytes(), 0);
         Ok(Self(file))
+    }
+
+    /// Shares the lock of `directory` with others that share it: together they keep it from being taken.
+    pub(crate) fn share(directory: &Path) -> Result<Self, Refused> {
+        Self::open(directory, FlockOperation::NonBlockingLockShared)
+    }
+
+    fn open(directory: &Path, operation: FlockOperation) -> Result<Self, Refused> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::open(directory.join(NAME), flags, Mode::from_raw_mode(0o600))
+            .map_err(|e| Refused::Failed(e.into()))?;
+        match flock(&file, operation) {
+            Ok(()) => Ok(Self(file)),
+            Err(Errno::WOULDBLOCK) => Err(Refused::Held { pid: holder(&file) }),
+            Err(error) => Err(Refused::Failed(error.into())),
+        }
     }
 
     /// Takes the lock of `directory`. One that a dead server's spawner still has is waited for.
@@ -97,6 +106,18 @@ mod tests {
         assert!(matches!(Lock::try_take(dir.path()), Err(Refused::Held { .. })));
         drop(handle);
         Lock::take(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn those_who_share_it_keep_it_from_being_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Lock::share(dir.path()).unwrap();
+        let second = Lock::share(dir.path()).unwrap();
+        drop(first);
+        assert!(matches!(Lock::try_take(dir.path()), Err(Refused::Held { .. })));
+        drop(second);
+        let _taken = Lock::try_take(dir.path()).unwrap();
+        assert!(matches!(Lock::share(dir.path()), Err(Refused::Held { .. })));
     }
 
     #[test]

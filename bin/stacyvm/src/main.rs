@@ -27,9 +27,10 @@ use std::{io::Write, process::ExitCode};
 fn main() -> ExitCode {
     let mut words = std::env::args_os().skip(1);
     if words.next().is_some_and(|word| word == providers::SPAWNER) {
+        let spawned = words.next().and_then(|directory| scratch::Spawned::of(directory.into()));
         let code = stacyvm_provider_native::spawner_main();
-        if let Some(directory) = words.next() {
-            scratch::remove_after_spawner(directory.as_ref());
+        if let Some(spawned) = spawned {
+            spawned.finish();
         }
         return code;
     }

@@ -37,25 +37,27 @@ pub(crate) fn agent(path: Option<&Path>) -> Result<&'static [u8]> {
 
 /// The native provider of a data directory.
 ///
-/// `after`: argument for the spawner, a directory that it removes once it has cleaned up behind us.
+/// `lock`: the lock that makes this the only control plane there; the spawner keeps it while it cleans up behind us.
+/// `run`: the directory of a run, for [`crate::scratch::Spawned`].
 pub(crate) fn native(
     data_dir: &Path,
     installation_id: &str,
     generation: u64,
     agent: &'static [u8],
-    lock: &Lock,
-    after: Option<&Path>,
+    lock: Option<&Lock>,
+    run: Option<&Path>,
 ) -> Result<NativeProvider> {
     let mut args = vec![OsString::from(SPAWNER)];
-    args.extend(after.map(|directory| directory.as_os_str().to_owned()));
-    let lock = lock.handle().map_err(|e| Failure::new(format!("cannot share the lock: {e}"), ""))?;
+    args.extend(run.map(|directory| directory.as_os_str().to_owned()));
+    let lock = lock.map(Lock::handle).transpose();
+    let lock = lock.map_err(|e| Failure::new(format!("cannot share the lock: {e}"), ""))?;
     let config = NativeConfig {
         data_dir: data_dir.to_owned(),
         installation_id: installation_id.to_owned(),
         generation,
         spawner: SpawnerCommand { program: "/proc/self/exe".into(), args },
         agent,
-        lock: Some(lock),
+        lock,
     };
     Ok(NativeProvider::start(config)?)
 }
@@ -70,7 +72,14 @@ pub(crate) fn enabled(
     let agent = agent(config.agent_path.as_deref())?;
     let mut providers: Vec<Arc<dyn Provider>> = Vec::new();
     if config.providers.native {
-        providers.push(Arc::new(native(&config.data_dir, installation_id, generation, agent, lock, None)?));
+        providers.push(Arc::new(native(
+            &config.data_dir,
+            installation_id,
+            generation,
+            agent,
+            Some(lock),
+            None,
+        )?));
     }
     if config.providers.mock {
         let directory = config.data_dir.join("mock");

@@ -39,6 +39,7 @@ impl Actor {
         let mut backoff = Backoff::new(config.retry);
         let mut false_alarms = Backoff::new(config.retry);
         let mut missed = 0;
+        let mut looked = Instant::now();
         let mut looking: Option<BoxFuture<'static, Seen>> = None;
         let mut ended = if recovering { None } else { self.watch() };
         let mut alarm: Option<String> = None;
@@ -51,6 +52,7 @@ impl Actor {
             tokio::select! {
                 seen = maybe(&mut looking) => {
                     looking = None;
+                    looked = Instant::now();
                     let pause = match seen {
                         Seen::Ended(reason) => return self.lost(&alarm.unwrap_or(reason), recovering).await,
                         Seen::Running | Seen::Paused => {
@@ -91,8 +93,10 @@ impl Actor {
                 () = revival(&mut revived), if unhealthy => next.as_mut().reset(Instant::now()),
                 message = self.mailbox.recv() => match message {
                     Some(Message::Check) => {
-                        if looking.is_none() {
-                            next.as_mut().reset(Instant::now());
+                        // At once, except that callers who keep trying must not make it look all the time.
+                        let soon = (looked + config.retry.0).max(Instant::now());
+                        if looking.is_none() && soon < next.deadline() {
+                            next.as_mut().reset(soon);
                         }
                     }
                     other => if let Some(phase) = self.take(other).await { return phase },

@@ -6,7 +6,12 @@ pub mod hello;
 pub mod host;
 
 /// Generated from `proto/guest.proto`; the field documentation lives there.
-#[expect(missing_docs, reason = "generated code")]
+#[expect(
+    missing_docs,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
 pub mod proto {
     tonic::include_proto!("stacyvm.guest.v1");
 }

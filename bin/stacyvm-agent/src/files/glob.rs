@@ -105,7 +105,8 @@ pub(crate) fn find(root: &Root, pattern: &str, limit: u32, cancel: &Cancel) -> R
         }
         Err(errno) => return Err(Fail::errno(pattern.base.as_str(), errno)),
     };
-    let mut walk = Walk { pattern: &pattern, found: Vec::new(), waiting: vec![Vec::new()], entries: 0, memory: 0 };
+    let mut walk =
+        Walk { pattern: &pattern, found: Vec::new(), waiting: vec![Vec::new()], entries: 0, memory: 0 };
     while let Some(below) = walk.waiting.pop() {
         cancel.check()?;
         walk.memory -= below.len();
@@ -114,7 +115,9 @@ pub(crate) fn find(root: &Root, pattern: &str, limit: u32, cancel: &Cancel) -> R
         match openat2(&directory, name, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
             Ok(opened) => walk.look_into(&opened, &below, limit)?,
             // Removed or replaced meanwhile, closed to us, or deeper than a path can be.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS | Errno::LOOP | Errno::NAMETOOLONG | Errno::XDEV) => {}
+            Err(
+                Errno::NOENT | Errno::NOTDIR | Errno::ACCESS | Errno::LOOP | Errno::NAMETOOLONG | Errno::XDEV,
+            ) => {}
             Err(errno) => return Err(Fail::errno(pattern.base.as_str(), errno)),
         }
     }
@@ -227,7 +230,10 @@ mod tests {
         let (_directory, root) = sandbox(&FILES);
         for (pattern, expected) in [
             ("/*.txt", &["/a.txt"][..]),
-            ("/**/*.txt", &["/.hidden/a.txt", "/a.txt", "/d/a.txt", "/d/e/a.txt", "/d/x{y}.txt", "/g/[z].txt"]),
+            (
+                "/**/*.txt",
+                &["/.hidden/a.txt", "/a.txt", "/d/a.txt", "/d/e/a.txt", "/d/x{y}.txt", "/g/[z].txt"],
+            ),
             ("/d/*/a.txt", &["/d/e/a.txt"]),
             ("/d/**/a.txt", &["/d/a.txt", "/d/e/a.txt"]),
             ("/{d,g}/*", &["/d/a.txt", "/d/e", "/d/x{y}.txt", "/g/[z].txt"]),

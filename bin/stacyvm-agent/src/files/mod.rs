@@ -25,7 +25,9 @@ pub(crate) const MOST_NAMES: usize = 24 << 20;
 ///
 /// # Errors
 /// What `work` says; `Internal` if it could not be run to its end.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(_) => Err(Fail::internal("a file operation was cut off")),

@@ -68,7 +68,11 @@ impl SandboxPath {
     /// # Errors
     /// `InvalidArgument` for a result that is no path.
     pub(crate) fn join(&self, target: &str) -> Result<Self> {
-        if target.starts_with('/') { Self::parse(target) } else { Self::parse(&format!("{}/{target}", self.0)) }
+        if target.starts_with('/') {
+            Self::parse(target)
+        } else {
+            Self::parse(&format!("{}/{target}", self.0))
+        }
     }
 }
 
@@ -110,7 +114,7 @@ mod tests {
                 prop_assert!(!path.as_str().contains("//"));
                 prop_assert!(!path.as_str().split('/').any(|part| part == "."));
                 prop_assert!(!path.relative().starts_with('/') && !path.relative().is_empty());
-                prop_assert_eq!(SandboxPath::parse(path.as_str()).unwrap(), path.clone());
+                prop_assert_eq!(&SandboxPath::parse(path.as_str()).unwrap(), &path);
                 if let Some((directory, name)) = path.split() {
                     prop_assert_eq!(directory.join(name).unwrap(), path);
                 }

@@ -1,6 +1,10 @@
 //! Reading a file in pieces, as long as it is the file that was announced.
 
-use super::{info, path::SandboxPath, resolve::{Root, is_kernel_view}};
+use super::{
+    info,
+    path::SandboxPath,
+    resolve::{Root, is_kernel_view},
+};
 use crate::fail::{Fail, Result};
 use bytes::{Bytes, BytesMut};
 use rustix::{
@@ -32,7 +36,8 @@ pub(crate) fn open(root: &Root, path: &SandboxPath, offset: u64, length: u64) ->
     // And again, as it may be another one now.
     let stat = regular(&file, path)?;
     if is_kernel_view(&file).map_err(fail)? {
-        let message = format!("{} is a file of the kernel, without a size; read it with a command", path.as_str());
+        let message =
+            format!("{} is a file of the kernel, without a size; read it with a command", path.as_str());
         return Err(Fail::invalid(message));
     }
     let info = info::from_stat(path.as_str().to_owned(), &stat, String::new());

@@ -9,7 +9,7 @@ use super::{
     path::SandboxPath,
     resolve::{Root, is_kernel_view, refuse_kernel_view},
 };
-use crate::fail::{Fail, Result};
+use crate::fail::{Fail, Result, errno_of};
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2, statat, unlinkat},
     io::Errno,
@@ -36,7 +36,9 @@ pub(crate) fn remove(root: &Root, path: &SandboxPath, recursive: bool, cancel: &
         let mut walk = Walk { cancel, refills: 0 };
         return walk.remove_tree(&entry.directory, &name).map_err(|stop| match stop {
             Stop::Cancelled(fail) => fail,
-            Stop::KernelView => Fail::invalid(format!("{} has a file system of the kernel in it", path.as_str())),
+            Stop::KernelView => {
+                Fail::invalid(format!("{} has a file system of the kernel in it", path.as_str()))
+            }
             Stop::Errno(Errno::NOTEMPTY) => {
                 Fail::invalid(format!("{} cannot be removed: something keeps writing to it", path.as_str()))
             }
@@ -96,7 +98,11 @@ impl Walk<'_> {
             }
             let Some(level) = levels.pop() else { return Ok(()) };
             // At the top the descriptor that we came from is at hand, and a directory that was moved is not followed.
-            let above = if levels.is_empty() { top.try_clone().map_err(from_io)? } else { up(&current)? };
+            let above = if levels.is_empty() {
+                top.try_clone().map_err(|error| errno_of(&error))?
+            } else {
+                up(&current)?
+            };
             if identity(&above)? != level.parent {
                 return Err(Errno::NOTEMPTY.into());
             }
@@ -148,10 +154,6 @@ impl Walk<'_> {
         self.refills += 1;
         if self.refills > REFILLS { Err(Errno::NOTEMPTY.into()) } else { Ok(()) }
     }
-}
-
-fn from_io(error: std::io::Error) -> Errno {
-    Errno::from_io_error(&error).unwrap_or(Errno::IO)
 }
 
 fn identity(directory: &OwnedFd) -> Result<(u64, u64), Errno> {

@@ -22,16 +22,8 @@ const LINKS: usize = 40;
 /// Tries when somebody renames directories under way.
 const RACES: usize = 32;
 /// File systems that are a view of the kernel: proc, sysfs, cgroup, cgroup2, debugfs, tracefs, securityfs, bpf.
-const KERNEL_VIEWS: [u64; 8] = [
-    0x9fa0,
-    0x6265_6572,
-    0x0027_e0eb,
-    0x6367_7270,
-    0x6462_6720,
-    0x7472_6163,
-    0x7363_6673,
-    0xcafe_4a11,
-];
+const KERNEL_VIEWS: [u64; 8] =
+    [0x9fa0, 0x6265_6572, 0x0027_e0eb, 0x6367_7270, 0x6462_6720, 0x7472_6163, 0x7363_6673, 0xcafe_4a11];
 
 /// The root directory of the sandbox.
 #[derive(Debug)]
@@ -110,7 +102,12 @@ impl Root {
     ///
     /// # Errors
     /// `InvalidArgument` if something else is in the way.
-    pub(crate) fn make_directories(&self, path: &SandboxPath, mode: Mode, owner: &Account) -> Result<OwnedFd> {
+    pub(crate) fn make_directories(
+        &self,
+        path: &SandboxPath,
+        mode: Mode,
+        owner: &Account,
+    ) -> Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let fail = |errno| in_the_way(path, errno);
         // Up to what exists, then down again.
@@ -200,14 +197,16 @@ impl Root {
     pub(crate) fn read_small(&self, path: &str, most: usize) -> String {
         let read = || {
             let path = SandboxPath::parse(path).ok()?;
-            let file = self.open(&path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty()).ok()?;
+            let file =
+                self.open(&path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty()).ok()?;
             let stat = fstat(&file).ok()?;
             if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
                 return None;
             }
             let mut text = Vec::new();
             let most = u64::try_from(most).unwrap_or(u64::MAX);
-            std::io::Read::read_to_end(&mut std::io::Read::take(std::fs::File::from(file), most), &mut text).ok()?;
+            std::io::Read::read_to_end(&mut std::io::Read::take(std::fs::File::from(file), most), &mut text)
+                .ok()?;
             Some(String::from_utf8_lossy(&text).into_owned())
         };
         read().unwrap_or_default()
@@ -243,7 +242,9 @@ pub(crate) fn is_kernel_view(file: &OwnedFd) -> Result<bool, Errno> {
 pub(crate) fn refuse_kernel_view(file: &OwnedFd, path: &str) -> Result<()> {
     match is_kernel_view(file) {
         Ok(false) => Ok(()),
-        Ok(true) => Err(Fail::invalid(format!("{path} is in a file system of the kernel; use a command instead"))),
+        Ok(true) => {
+            Err(Fail::invalid(format!("{path} is in a file system of the kernel; use a command instead")))
+        }
         Err(errno) => Err(Fail::errno(path, errno)),
     }
 }

@@ -6,7 +6,7 @@ use super::{
     write::Draft,
 };
 use crate::{
-    fail::{Fail, Result},
+    fail::{Fail, Result, errno_of},
     users::Account,
 };
 use rustix::{
@@ -26,7 +26,13 @@ use std::{
 ///
 /// # Errors
 /// `InvalidArgument` if something is there, `NotFound` if the directory above is missing and not to be made.
-pub(crate) fn mkdir(root: &Root, path: &SandboxPath, mode: u32, parents: bool, owner: &Account) -> Result<()> {
+pub(crate) fn mkdir(
+    root: &Root,
+    path: &SandboxPath,
+    mode: u32,
+    parents: bool,
+    owner: &Account,
+) -> Result<()> {
     if mode > 0o7777 {
         return Err(Fail::invalid(format!("{mode:o} is not a file mode")));
     }
@@ -72,9 +78,7 @@ pub(crate) fn rename(root: &Root, from: &SandboxPath, to: &SandboxPath, owner: &
     match moved {
         Ok(()) => Ok(()),
         Err(Errno::XDEV) => copy_and_remove(root, from, &source, to, &target),
-        Err(Errno::INVAL) => {
-            Err(Fail::invalid(format!("{} cannot be moved into itself", from.as_str())))
-        }
+        Err(Errno::INVAL) => Err(Fail::invalid(format!("{} cannot be moved into itself", from.as_str()))),
         Err(Errno::NOTDIR) => Err(Fail::invalid(format!("{} is not a directory", to.as_str()))),
         // The source may have gone, but not the target's directory, which is open.
         Err(Errno::NOENT) => Err(Fail::errno(from.as_str(), Errno::NOENT)),
@@ -82,7 +86,13 @@ pub(crate) fn rename(root: &Root, from: &SandboxPath, to: &SandboxPath, owner: &
     }
 }
 
-fn copy_and_remove(root: &Root, from: &SandboxPath, source: &Entry, to: &SandboxPath, target: &Entry) -> Result<()> {
+fn copy_and_remove(
+    root: &Root,
+    from: &SandboxPath,
+    source: &Entry,
+    to: &SandboxPath,
+    target: &Entry,
+) -> Result<()> {
     let from_fail = |errno| Fail::errno(from.as_str(), errno);
     let to_fail = |errno| Fail::errno(to.as_str(), errno);
     let stat = statat(&source.directory, &*source.name, AtFlags::SYMLINK_NOFOLLOW).map_err(from_fail)?;
@@ -113,7 +123,7 @@ fn copy_file(root: &Root, source: &Entry, target: &Entry) -> Result<(), Errno> {
         return Err(Errno::INVAL);
     }
     let mut draft = Draft::new(&target.directory)?;
-    let error = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    let error = |error: io::Error| errno_of(&error);
     io::copy(&mut original, &mut draft.file).map_err(error)?;
     let file: OwnedFd = draft.file.try_clone().map_err(error)?.into();
     if root.owners {

@@ -6,7 +6,7 @@ use super::{
     resolve::{Entry, Root},
 };
 use crate::{
-    fail::{Fail, Result},
+    fail::{Fail, Result, errno_of},
     users::Account,
 };
 use rustix::{
@@ -54,15 +54,14 @@ impl Draft {
     /// The kernel's.
     pub(crate) fn new(directory: &OwnedFd) -> Result<Self, Errno> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = directory.try_clone().map_err(|error| errno_of(&error))?;
         loop {
             let mut random = [0u8; 8];
             getrandom(&mut random, GetRandomFlags::empty())?;
             let name = format!("{PREFIX}{:016x}", u64::from_ne_bytes(random));
-            match openat(directory, &*name, flags, Mode::from_raw_mode(0o600)) {
+            match openat(&directory, &*name, flags, Mode::from_raw_mode(0o600)) {
                 Ok(file) => {
-                    let directory = directory.try_clone().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO));
-                    let draft = |directory| Self { file: file.into(), directory, name, renamed: false };
-                    return directory.map(draft);
+                    return Ok(Self { file: file.into(), directory, name, renamed: false });
                 }
                 Err(Errno::EXIST | Errno::INTR) => {}
                 Err(errno) => return Err(errno),
@@ -126,10 +125,7 @@ impl Upload {
     }
 
     fn fail(&self, error: &std::io::Error) -> Fail {
-        match Errno::from_io_error(error) {
-            Some(errno) => Fail::errno(&self.path, errno),
-            None => Fail::internal(format!("{}: {error}", self.path)),
-        }
+        Fail::errno(&self.path, errno_of(error))
     }
 }
 

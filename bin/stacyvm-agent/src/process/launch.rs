@@ -3,7 +3,7 @@
 use super::{Facts, Process, Shared, memory::OomKills, pump, stdin::Stdin, unix_ms, watcher};
 use crate::{
     args::Config,
-    fail::{Fail, Result},
+    fail::{Fail, Result, errno_of},
     files::{path::SandboxPath, resolve::Root},
     supervisor::{
         Parts,
@@ -211,15 +211,13 @@ impl Launcher {
         with_stdin: bool,
     ) -> Result<(Parts, Ours), Errno> {
         let mut file = File::from(memfd_create("request", MemfdFlags::CLOEXEC)?);
-        file.write_all(request).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        file.write_all(request).map_err(|error| errno_of(&error))?;
         let (control, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         // Owned by the user, so that the process may open them again as /dev/stdout and /dev/stderr.
         let own = |pipe: &OwnedFd| match self.config.root {
             Some(_) => Ok(()),
-            None => {
-                fchown(pipe, Some(Uid::from_raw(account.uid)), Some(Gid::from_raw(account.gid)))
-            }
+            None => fchown(pipe, Some(Uid::from_raw(account.uid)), Some(Gid::from_raw(account.gid))),
         };
         let (stdin, stdin_writer) = pipe_with(PipeFlags::CLOEXEC)?;
         let (stdout_reader, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -237,7 +235,7 @@ impl Launcher {
             }
         };
         let ours = Ours::new(control, stdin_writer, stdout_reader, stderr_reader)
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+            .map_err(|error| errno_of(&error))?;
         Ok((Parts { request: file.into(), control: theirs, cwd, stdin, stdout, stderr }, ours))
     }
 }
@@ -272,22 +270,26 @@ impl Ours {
 fn refusal(program: &str, cwd: &str, step: Step, errno: Errno) -> Fail {
     let program: String = program.chars().take(200).collect();
     match (step, errno) {
-        (Step::Execute, Errno::NOENT | Errno::NOTDIR) => Fail::not_found(format!("command not found: {program}")),
+        (Step::Execute, Errno::NOENT | Errno::NOTDIR) => {
+            Fail::not_found(format!("command not found: {program}"))
+        }
         (Step::Execute, Errno::ACCESS | Errno::PERM) => {
             Fail::invalid(format!("{program}: permission denied; it may not be executable"))
         }
-        (Step::Execute, Errno::NOEXEC) => {
-            Fail::invalid(format!("{program}: neither a program for this machine nor a script with a #! line"))
-        }
+        (Step::Execute, Errno::NOEXEC) => Fail::invalid(format!(
+            "{program}: neither a program for this machine nor a script with a #! line"
+        )),
         (Step::Execute, Errno::TOOBIG) => {
             Fail::invalid(format!("{program}: the arguments and the environment are too long"))
         }
         (Step::Execute, errno) => Fail::errno(&program, errno),
-        (Step::Interpreter, _) => Fail::invalid(format!("{program}: the interpreter that it needs does not exist")),
-        (Step::Directory, errno) => Fail::errno(&format!("the working directory {cwd}"), errno),
-        (_, Errno::AGAIN | Errno::NOMEM | Errno::NFILE | Errno::MFILE) => {
-            Fail::exhausted("no room for another process: the sandbox's limit of processes or memory is reached")
+        (Step::Interpreter, _) => {
+            Fail::invalid(format!("{program}: the interpreter that it needs does not exist"))
         }
+        (Step::Directory, errno) => Fail::errno(&format!("the working directory {cwd}"), errno),
+        (_, Errno::AGAIN | Errno::NOMEM | Errno::NFILE | Errno::MFILE) => Fail::exhausted(
+            "no room for another process: the sandbox's limit of processes or memory is reached",
+        ),
         (Step::User, Errno::INVAL) => Fail::invalid("that user does not exist in this runtime"),
         (step, errno) => Fail::internal(format!("starting a process failed ({step:?}: {errno})")),
     }
@@ -299,7 +301,9 @@ fn shorten(argv: Vec<String>) -> Vec<String> {
     let mut short = Vec::new();
     for mut argument in argv {
         if argument.len() + 1 > left {
-            argument.truncate((0..=left.min(argument.len())).rev().find(|i| argument.is_char_boundary(*i)).unwrap_or(0));
+            argument.truncate(
+                (0..=left.min(argument.len())).rev().find(|i| argument.is_char_boundary(*i)).unwrap_or(0),
+            );
             argument.push('…');
             short.push(argument);
             break;

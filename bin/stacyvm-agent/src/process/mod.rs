@@ -17,7 +17,6 @@ use crate::{
 use log::{Log, Piece, Source};
 use recent::Recent;
 use stacyvm_guest::proto;
-use stdin::Stdin;
 use std::{
     collections::HashMap,
     sync::{
@@ -26,6 +25,7 @@ use std::{
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+use stdin::Stdin;
 use tokio::{
     io::AsyncWriteExt,
     net::unix::OwnedWriteHalf,
@@ -162,12 +162,7 @@ impl State {
 }
 
 impl Process {
-    fn new(
-        facts: Facts,
-        stdin: Stdin,
-        control: OwnedWriteHalf,
-        shared: &std::sync::Arc<Shared>,
-    ) -> Self {
+    fn new(facts: Facts, stdin: Stdin, control: OwnedWriteHalf, shared: &std::sync::Arc<Shared>) -> Self {
         shared.live.fetch_add(1, Ordering::Relaxed);
         Self {
             facts,
@@ -235,7 +230,8 @@ impl Process {
             state.signals.clear();
             let lost = state.outcome.is_none();
             if lost {
-                state.end(Outcome::Lost("its supervisor was killed; the exit status is not known".to_owned()));
+                state
+                    .end(Outcome::Lost("its supervisor was killed; the exit status is not known".to_owned()));
             }
             lost
         })

@@ -81,7 +81,7 @@ pub(super) async fn run(
         if drained_at.is_none() {
             drained_at = leader_end(&process).map(|ended| {
                 for input in &mut inputs {
-                    let waiting = input.pipe.as_ref().map(|pipe| rustix::io::ioctl_fionread(pipe));
+                    let waiting = input.pipe.as_ref().map(rustix::io::ioctl_fionread);
                     input.owed = waiting.and_then(Result::ok).map_or(0, |n| usize::try_from(n).unwrap_or(0));
                 }
                 ended + DRAIN
@@ -110,11 +110,14 @@ pub(super) async fn run(
         };
         let [stdout, stderr] = &mut inputs;
         tokio::select! {
-            () = stdout.ready(), if room > 0 => { stdout.read(&process, room); on_growth(); }
-            () = stderr.ready(), if room > 0 => { stderr.read(&process, room); on_growth(); }
-            () = timer => {}
-            () = changed(&mut changes) => {}
+            () = stdout.ready(), if room > 0 => stdout.read(&process, room),
+            () = stderr.ready(), if room > 0 => stderr.read(&process, room),
+            () = timer => continue,
+            () = changed(&mut changes) => continue,
         }
+        on_growth();
+        // A process that floods its output must not keep the one thread from anything else for more than one read.
+        tokio::task::yield_now().await;
     }
 }
 

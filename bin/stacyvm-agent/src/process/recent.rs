@@ -1,14 +1,17 @@
 //! The last lines that any process of the sandbox wrote, in order of arrival: what `logs` shows.
 
 use super::log::Source;
-use std::collections::{HashMap, VecDeque};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, VecDeque},
+};
 
 /// Memory for complete lines, in bytes.
 const TOTAL: usize = 256 << 10;
 /// Longest line; what follows up to the line's end is left out.
 const LINE: usize = 8 << 10;
 /// What a line costs besides its text, in bytes.
-const OVERHEAD: usize = 24;
+const OVERHEAD: usize = size_of::<u32>();
 /// Most bytes of text in one answer: with its framing it fits a protocol message.
 const ANSWER: usize = 900 << 10;
 /// Most output streams with a line begun and not ended.
@@ -20,8 +23,10 @@ type Stream = (u64, bool);
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Recent {
-    lines: VecDeque<Box<[u8]>>,
-    size: usize,
+    /// Text of all lines in a row: a flood of short ones must not cost an allocation each.
+    text: VecDeque<u8>,
+    /// Length of each.
+    lengths: VecDeque<u32>,
     begun: HashMap<Stream, Vec<u8>>,
 }
 
@@ -30,9 +35,13 @@ impl Recent {
     pub(crate) fn append(&mut self, process: u64, source: Source, mut data: &[u8]) {
         let stream = (process, source == Source::Stderr);
         while let Some(end) = data.iter().position(|byte| *byte == b'\n') {
-            let mut line = self.begun.remove(&stream).unwrap_or_default();
-            extend(&mut line, &data[..end]);
-            self.push(line);
+            match self.begun.remove(&stream) {
+                Some(mut line) => {
+                    extend(&mut line, &data[..end]);
+                    self.push(&line);
+                }
+                None => self.push(&data[..end]),
+            }
             data = &data[end + 1..];
         }
         if data.is_empty() {
@@ -55,32 +64,41 @@ impl Recent {
 
     fn end(&mut self, stream: Stream) {
         if let Some(line) = self.begun.remove(&stream) {
-            self.push(line);
+            self.push(&line);
         }
     }
 
-    fn push(&mut self, mut line: Vec<u8>) {
-        if line.last() == Some(&b'\r') {
-            line.pop();
+    fn size(&self) -> usize {
+        self.text.len() + self.lengths.len() * OVERHEAD
+    }
+
+    fn push(&mut self, line: &[u8]) {
+        let line = &line[..line.len().min(LINE)];
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        while self.size() + line.len() + OVERHEAD > TOTAL {
+            let Some(oldest) = self.lengths.pop_front() else { break };
+            self.text.drain(..oldest as usize);
         }
-        self.size += line.len() + OVERHEAD;
-        self.lines.push_back(line.into_boxed_slice());
-        while self.size > TOTAL {
-            let Some(oldest) = self.lines.pop_front() else { break };
-            self.size -= oldest.len() + OVERHEAD;
-        }
+        self.text.extend(line);
+        // At most [`LINE`].
+        self.lengths.push_back(u32::try_from(line.len()).unwrap_or(0));
     }
 
     /// The last `count` lines, oldest first, those not ended yet behind all others.
     pub(crate) fn last(&self, count: usize) -> Vec<String> {
         let mut begun: Vec<_> = self.begun.iter().collect();
         begun.sort_by_key(|(stream, _)| **stream);
-        let begun = begun.into_iter().map(|(_, line)| line.as_slice());
-        let lines = self.lines.iter().map(|line| &**line).chain(begun).collect::<Vec<_>>();
+        let begun = begun.into_iter().rev().map(|(_, line)| Cow::from(line));
+        let mut end = self.text.len();
+        let complete = self.lengths.iter().rev().map(|length| {
+            let behind = end;
+            end -= *length as usize;
+            Cow::from(self.text.range(end..behind).copied().collect::<Vec<u8>>())
+        });
         let mut answer = Vec::new();
         let mut size = 0;
-        for line in lines.into_iter().rev().take(count) {
-            let line = String::from_utf8_lossy(line).into_owned();
+        for line in begun.chain(complete).take(count) {
+            let line = String::from_utf8_lossy(&line).into_owned();
             size += line.len() + 8;
             if size > ANSWER {
                 break;
@@ -156,7 +174,7 @@ mod tests {
                 let mut line = vec![b'x'; length];
                 line.push(b'\n');
                 recent.append(process, Source::Stdout, &line);
-                prop_assert!(recent.size <= TOTAL);
+                prop_assert!(recent.size() <= TOTAL);
             }
         }
     }

@@ -245,4 +245,3 @@ enum Reserved {
     Starting(watch::Receiver<Start>),
     New { number: u64, sender: watch::Sender<Start>, outcome: watch::Receiver<Start> },
 }
-

@@ -42,7 +42,8 @@ pub(crate) async fn run(listener: UnixListener, sandbox: Sandbox) -> Infallible 
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        let permits = (Arc::clone(&pending).try_acquire_owned(), Arc::clone(&connections).try_acquire_owned());
+        let permits =
+            (Arc::clone(&pending).try_acquire_owned(), Arc::clone(&connections).try_acquire_owned());
         let (Ok(pending), Ok(connection)) = permits else { continue };
         let (gate, sandbox) = (Arc::clone(&gate), sandbox.clone());
         tokio::spawn(async move {
@@ -53,7 +54,9 @@ pub(crate) async fn run(listener: UnixListener, sandbox: Sandbox) -> Infallible 
 }
 
 async fn serve<P>(mut stream: UnixStream, gate: &Gate, sandbox: Sandbox, pending: P) {
-    let Ok(Ok(mut admitted)) = tokio::time::timeout(hello::TIMEOUT, gate.admit(&mut stream)).await else { return };
+    let Ok(Ok(mut admitted)) = tokio::time::timeout(hello::TIMEOUT, gate.admit(&mut stream)).await else {
+        return;
+    };
     drop(pending);
     match admitted.role {
         Role::Bulk => {

@@ -4,11 +4,7 @@ use super::Sandbox;
 use crate::{
     fail::{Fail, Result},
     files::{
-        Cancel, blocking, glob, info, list,
-        path::SandboxPath,
-        read, remove,
-        resolve::Root,
-        tree,
+        Cancel, blocking, glob, info, list, path::SandboxPath, read, remove, resolve::Root, tree,
         write::Upload,
     },
     process::attach,
@@ -16,9 +12,9 @@ use crate::{
 };
 use futures::{Stream, StreamExt, stream};
 use stacyvm_guest::proto::{
-    AttachRequest, ChmodRequest, Empty, FileInfo, FileInfos, GlobRequest, ListDirRequest, MkdirRequest, MoveRequest,
-    OutputEvent, PathRequest, ReadFilePart, ReadFileRequest, RemoveRequest, StdinReply, StdinRequest, WriteFilePart,
-    WriteFileStart, bulk_server::Bulk, read_file_part, write_file_part::Part,
+    AttachRequest, ChmodRequest, Empty, FileInfo, FileInfos, GlobRequest, ListDirRequest, MkdirRequest,
+    MoveRequest, OutputEvent, PathRequest, ReadFilePart, ReadFileRequest, RemoveRequest, StdinReply,
+    StdinRequest, WriteFilePart, WriteFileStart, bulk_server::Bulk, read_file_part, write_file_part::Part,
 };
 use std::{pin::Pin, sync::Arc};
 use tonic::{Request, Response, Status, Streaming};
@@ -115,11 +111,17 @@ impl Bulk for BulkService {
         Ok(Response::new(process.write_stdin(&request).await?))
     }
 
-    async fn write_file(&self, request: Request<Streaming<WriteFilePart>>) -> Result<Response<FileInfo>, Status> {
+    async fn write_file(
+        &self,
+        request: Request<Streaming<WriteFilePart>>,
+    ) -> Result<Response<FileInfo>, Status> {
         Ok(Response::new(self.upload(request.into_inner()).await?))
     }
 
-    async fn read_file(&self, request: Request<ReadFileRequest>) -> Result<Response<Self::ReadFileStream>, Status> {
+    async fn read_file(
+        &self,
+        request: Request<ReadFileRequest>,
+    ) -> Result<Response<Self::ReadFileStream>, Status> {
         let ReadFileRequest { path, offset, length } = request.into_inner();
         let opened = self.on_path(&path, move |root, path| read::open(root, path, offset, length)).await?;
         let (info, reader) = opened.into_inner();
@@ -137,7 +139,10 @@ impl Bulk for BulkService {
         self.on_path(&path, move |root, path| info::stat(root, path, follow)).await
     }
 
-    async fn list_dir(&self, request: Request<ListDirRequest>) -> Result<Response<Self::ListDirStream>, Status> {
+    async fn list_dir(
+        &self,
+        request: Request<ListDirRequest>,
+    ) -> Result<Response<Self::ListDirStream>, Status> {
         let listing = self.on_path(&request.into_inner().path, list::open).await?;
         Ok(batches(listing.into_inner(), |listing| listing.next()))
     }
@@ -168,7 +173,8 @@ impl Bulk for BulkService {
     async fn mkdir(&self, request: Request<MkdirRequest>) -> Result<Response<Empty>, Status> {
         let MkdirRequest { path, mode, parents } = request.into_inner();
         let owner = self.account("")?;
-        let made = self.on_path(&path, move |root, path| tree::mkdir(root, path, mode, parents, &owner)).await;
+        let made =
+            self.on_path(&path, move |root, path| tree::mkdir(root, path, mode, parents, &owner)).await;
         made.map(|_| Response::new(Empty {}))
     }
 
@@ -176,7 +182,8 @@ impl Bulk for BulkService {
         let RemoveRequest { path, recursive } = request.into_inner();
         let cancel = Cancel::default();
         let _guard = cancel.guard();
-        let removed = self.on_path(&path, move |root, path| remove::remove(root, path, recursive, &cancel)).await;
+        let removed =
+            self.on_path(&path, move |root, path| remove::remove(root, path, recursive, &cancel)).await;
         removed.map(|_| Response::new(Empty {}))
     }
 }

@@ -5,8 +5,8 @@ use crate::{fail::Fail, signals};
 use stacyvm_guest::{
     limits,
     proto::{
-        GetRequest, ListReply, ListRequest, LogsReply, LogsRequest, PingReply, PingRequest, Process, SignalReply,
-        SignalRequest, StartRequest, WaitRequest, control_server::Control,
+        GetRequest, ListReply, ListRequest, LogsReply, LogsRequest, PingReply, PingRequest, Process,
+        SignalReply, SignalRequest, StartRequest, WaitRequest, control_server::Control,
     },
 };
 use std::time::Duration;

@@ -33,7 +33,7 @@ impl Admitted {
         let generation = self.generation;
         if self.newest.wait_for(|newest| *newest > generation).await.is_err() {
             // The gate is gone, and with it everybody newer.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -6,7 +6,7 @@ use super::{
     request::{Request, View},
     wire::Step,
 };
-use crate::{confine, signals};
+use crate::{confine, fail::errno_of, signals};
 use rustix::{
     fs::{self, Access, AtFlags, CWD, Mode, OFlags},
     io::Errno,
@@ -98,8 +98,7 @@ fn execute(request: &View<'_>) -> Result<Infallible, (Step, Errno)> {
     for candidate in candidates(request.program, request.path) {
         // SAFETY: all three are NUL-terminated and live until the call returns, which it does only when it failed.
         unsafe { libc::execve(candidate.as_ptr(), argv.as_ptr(), env.as_ptr()) };
-        let error = std::io::Error::last_os_error();
-        match Errno::from_io_error(&error).unwrap_or(Errno::IO) {
+        match errno_of(&std::io::Error::last_os_error()) {
             Errno::NOENT if fs::accessat(CWD, &candidate, Access::EXISTS, AtFlags::empty()).is_ok() => {
                 return Err((Step::Interpreter, Errno::NOENT));
             }

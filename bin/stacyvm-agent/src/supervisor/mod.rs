@@ -15,7 +15,7 @@ mod leader;
 pub(crate) mod request;
 pub(crate) mod wire;
 
-use crate::{confine, killtree, signals};
+use crate::{confine, fail::errno_of, killtree, signals};
 use request::Request;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -143,7 +143,7 @@ impl Supervisor {
         let (failure, failure_writer) = pipe_with(PipeFlags::CLOEXEC)?;
         // SAFETY: this process has one thread, so the child's memory is in a consistent state.
         match unsafe { libc::fork() } {
-            -1 => Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::AGAIN)),
+            -1 => Err(errno_of(&std::io::Error::last_os_error())),
             0 => {
                 let Err((step, errno)) = leader::become_program(parts);
                 let [a, b, c, d] = errno.raw_os_error().to_le_bytes();
@@ -181,7 +181,8 @@ impl Supervisor {
     }
 
     fn sleep(&self) {
-        let until_deadline = self.deadline_ms.map(|deadline| deadline.saturating_sub(now_ms()).min(LONGEST_SLEEP_MS));
+        let until_deadline =
+            self.deadline_ms.map(|deadline| deadline.saturating_sub(now_ms()).min(LONGEST_SLEEP_MS));
         let until_next_kill = self.killing.then_some(KILL_PAUSE_MS);
         let timeout = until_deadline.into_iter().chain(until_next_kill).min().map(|left| Timespec {
             tv_sec: i64::try_from(left / 1000).unwrap_or(0),

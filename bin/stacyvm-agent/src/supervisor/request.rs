@@ -41,7 +41,8 @@ impl Request {
         let flags = flag | if self.reset_oom_score { RESET_OOM_SCORE } else { 0 };
         // Counts of things that fit in memory as at least one byte each, in messages of at most a mebibyte.
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        for number in [flags, uid, gid, count(groups.len()), count(self.argv.len()), count(self.env.len()), 0] {
+        for number in [flags, uid, gid, count(groups.len()), count(self.argv.len()), count(self.env.len()), 0]
+        {
             out.extend_from_slice(&number.to_le_bytes());
         }
         for group in groups {

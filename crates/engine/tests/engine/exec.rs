@@ -96,6 +96,46 @@ async fn a_connection_that_keeps_breaking_loses_and_repeats_nothing() {
 }
 
 #[tokio::test]
+async fn a_guest_that_repeats_or_leaves_out_bytes_is_seen_through() {
+    let (engine, _store, fake) = fresh(config()).await;
+    let id = engine.create(request()).await.unwrap().id;
+    let whole: Vec<u8> = (0..5000).map(|n| (n % 251) as u8).collect();
+    for early in [1, 500, 1500, 3000] {
+        fake.once(Op::Attach, Act::Cut(3000));
+        fake.once(Op::Attach, Act::Early(early));
+        let outcome = engine.exec(id.as_str(), command(&["flood", "5000"])).await.unwrap();
+        assert!(
+            outcome.stdout == whole && !outcome.stdout_truncated,
+            "{early}: {} bytes",
+            outcome.stdout.len()
+        );
+    }
+    fake.once(Op::Attach, Act::Cut(3000));
+    fake.once(Op::Attach, Act::Skip(10));
+    let process = engine.start_process(id.as_str(), command(&["flood", "5000"])).await.unwrap();
+    let output = engine.attach(id.as_str(), &process.id, 0, true, true).await.unwrap();
+    let mut next = 0;
+    let mut gaps = Vec::new();
+    for event in output.collect::<Vec<_>>().await {
+        match event.unwrap() {
+            OutputEvent::Chunk { offset, data, .. } => {
+                assert_eq!(offset, next);
+                next += data.len() as u64;
+            }
+            OutputEvent::Gap { offset, length } => {
+                assert_eq!(offset, next);
+                gaps.push((offset, length));
+                next += length;
+            }
+            OutputEvent::Exit(_) => assert_eq!(next, 5000),
+        }
+    }
+    assert_eq!(gaps, [(3000, 10)]);
+    fake.once(Op::Attach, Act::Absurd);
+    assert_code(engine.exec(id.as_str(), command(&["echo", "x"])).await, ErrorCode::InternalError);
+}
+
+#[tokio::test]
 async fn a_guest_that_stays_away_is_an_error_not_an_exit_code() {
     let mut config = config();
     config.reconnect_window = Duration::from_millis(100);

@@ -44,6 +44,12 @@ pub(crate) enum Act {
     Panic,
     /// An attachment that breaks after so many bytes.
     Cut(usize),
+    /// An attachment that begins so many bytes too early.
+    Early(usize),
+    /// An attachment that leaves out so many bytes without a word.
+    Skip(usize),
+    /// An attachment whose first chunk lies about its place.
+    Absurd,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,7 +201,7 @@ impl Fake {
                 self.changed();
                 std::future::pending().await
             }
-            Act::Pass | Act::Cut(_) => effect(&mut self.world()),
+            Act::Pass | Act::Cut(_) | Act::Early(_) | Act::Skip(_) | Act::Absurd => effect(&mut self.world()),
         };
         self.changed();
         result

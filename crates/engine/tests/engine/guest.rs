@@ -112,12 +112,21 @@ impl Guest for FakeGuest {
 
     async fn attach(&self, id: &str, offset: u64, follow: bool, _pace: bool) -> Result<OutputStream> {
         self.with(id, |_| ())?;
-        let cut = match self.fake.cut(&self.id) {
-            Act::Cut(bytes) => Some(bytes),
+        let mut offset = usize::try_from(offset).unwrap();
+        let mut cut = None;
+        match self.fake.cut(&self.id) {
+            Act::Cut(bytes) => cut = Some(bytes),
             Act::Fail(kind) => return Err(Error::new(kind, "scripted Attach failure")),
-            _ => None,
-        };
-        let state = (self.clone(), id.to_owned(), usize::try_from(offset).unwrap(), cut, false);
+            Act::Early(bytes) => offset = offset.saturating_sub(bytes),
+            Act::Skip(bytes) => offset += bytes,
+            Act::Absurd => {
+                let data = Bytes::from_static(b"lies");
+                let lie = OutputEvent::Chunk { stream: StdStream::Stdout, offset: u64::MAX - 1, data };
+                return Ok(stream::iter([Ok(lie)]).boxed());
+            }
+            _ => {}
+        }
+        let state = (self.clone(), id.to_owned(), offset, cut, false);
         Ok(stream::unfold(state, move |(guest, id, offset, mut cut, over)| async move {
             let mut changes = guest.fake.changes();
             loop {

@@ -102,13 +102,18 @@ impl Cp {
 
 /// Opens a file for reading, with its permission bits.
 async fn open(client: &Client, id: &str, path: &str) -> Result<(u32, Download)> {
-    let stat = client.stat(id, path).await.map_err(|e| about_file(e, id, path))?;
+    let stat = match client.stat(id, path).await {
+        Ok(stat) => stat,
+        Err(error) => return Err(about_file(client, error, id).await),
+    };
     if stat.is_dir {
         return Err(directory(&format!("{id}:{path}")));
     }
     let mode = u32::from_str_radix(&stat.mode, 8).unwrap_or(0o644) & 0o777;
-    let stream = client.download(id, path, 0).await.map_err(|e| about_file(e, id, path))?;
-    Ok((mode, stream))
+    match client.download(id, path, 0).await {
+        Ok(stream) => Ok((mode, stream)),
+        Err(error) => Err(about_file(client, error, id).await),
+    }
 }
 
 async fn download(
@@ -122,7 +127,7 @@ async fn download(
     let progress = progress(stream.remaining());
     let mut writer = target.create().await?;
     let mut bytes = 0;
-    while let Some(piece) = stream.next().await.map_err(|e| about_file(e, id, path))? {
+    while let Some(piece) = stream.next().await? {
         bytes += piece.len() as u64;
         progress.advance(piece.len() as u64);
         writer.write(piece).await?;
@@ -147,7 +152,10 @@ async fn upload(
             bar.advance(piece.len() as u64);
         }
     });
-    let stored = client.upload(id, file, content).await.map_err(|e| about_file(e, id, &file.path))?;
+    let stored = match client.upload(id, file, content).await {
+        Ok(stored) => stored,
+        Err(error) => return Err(about_file(client, error, id).await),
+    };
     let sent = sent.load(Ordering::Relaxed);
     if stored.size != sent {
         let what = format!("{} bytes were sent and {} arrived", sent, stored.size);
@@ -171,7 +179,7 @@ async fn remote_target(client: &Client, id: &str, path: &str, name: Option<&str>
         || match client.stat(id, path).await {
             Ok(stat) => stat.is_dir,
             Err(error) if error.is_not_found() => false,
-            Err(error) => return Err(about_file(error, id, path)),
+            Err(error) => return Err(about_file(client, error, id).await),
         };
     match (directory, name) {
         (false, _) => Ok(path.to_owned()),
@@ -194,13 +202,11 @@ fn directory(place: &str) -> Failure {
     )
 }
 
-fn about_file(error: Error, id: &str, path: &str) -> Failure {
+/// A failure about a file. Not found is the file or the sandbox: a look tells.
+async fn about_file(client: &Client, error: Error, id: &str) -> Failure {
     match error {
         Error::Source(error) => Failure::new(format!("cannot read what is copied: {error}"), ""),
-        error if error.is_not_found() => {
-            let failure = about_sandbox(error);
-            Failure { what: format!("{id}:{path}: {}", failure.what), ..failure }
-        }
+        error if error.is_not_found() && client.sandbox(id).await.is_err() => about_sandbox(error),
         error => error.into(),
     }
 }

@@ -64,7 +64,7 @@ async fn in_scratch(
 ) -> Result<Finished> {
     let mut signals = Signals::listen()?;
     let directory = scratch.directory();
-    let native = providers::native(directory, scratch.id(), 1, agent, scratch.lock(), Some(directory))?;
+    let native = providers::native(directory, scratch.id(), 1, agent, None, Some(directory))?;
     let store = Store::in_memory().await.map_err(|e| Failure::new(e.to_string(), ""))?;
     let native: Arc<dyn Provider> = Arc::new(native);
     let engine = Engine::start(engine_config(config), store, vec![native]).await?;

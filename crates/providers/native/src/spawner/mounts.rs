@@ -80,9 +80,7 @@ pub(super) fn enter_root(setup: &Setup, checked: BorrowedFd<'_>) -> Result<Upper
     for path in READ_ONLY {
         make_read_only(path)?;
     }
-    for path in MASKED {
-        mask(path)?;
-    }
+    mask_all()?;
     Ok(upper)
 }
 
@@ -201,15 +199,26 @@ fn make_read_only(path: &CStr) -> Result<(), Failure> {
     }
 }
 
-fn mask(path: &CStr) -> Result<(), Failure> {
-    let hidden = match mount_bind(c"/dev/null", path) {
-        Err(Errno::NOTDIR) => mount("tmpfs", path, "tmpfs", PLAIN | MountFlags::RDONLY, c"mode=555,size=0"),
-        result => result,
-    };
-    match hidden {
-        Err(Errno::NOENT) => Ok(()),
-        result => result.doing(|| format!("hide {}", path.to_string_lossy())),
+/// Hides what is behind [`MASKED`] behind an empty file that nobody may open.
+fn mask_all() -> Result<(), Failure> {
+    const NOTHING: &CStr = c"/dev/.nothing";
+    let none = Mode::empty();
+    rustix::fs::mknodat(CWD, NOTHING, FileType::RegularFile, none, 0)
+        .doing(|| "make a file to hide others with".to_owned())?;
+    for path in MASKED {
+        let hidden = match mount_bind(NOTHING, *path) {
+            Err(Errno::NOTDIR) => {
+                mount("tmpfs", *path, "tmpfs", PLAIN | MountFlags::RDONLY, c"mode=000,size=4k,nr_inodes=1")
+            }
+            result => result,
+        };
+        match hidden {
+            Err(Errno::NOENT) => {}
+            result => result.doing(|| format!("hide {}", path.to_string_lossy()))?,
+        }
     }
+    // The mounts keep it; there is nothing to be seen of it in /dev.
+    rustix::fs::unlink(NOTHING).doing(|| "remove a file of ours".to_owned())
 }
 
 /// Size of what is in memory: the memory limit, or the kernel's own choice.
