@@ -8,18 +8,27 @@ use std::{fs, time::Duration};
 
 /// Bytes `from..to` of what `probe flood` writes.
 pub(crate) fn flood(from: u64, to: u64) -> Vec<u8> {
-    (from..to).map(|position| position.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[0]).collect()
+    const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut state = from.wrapping_mul(STEP);
+    let mut bytes = vec![0; usize::try_from(to - from).unwrap_or_default()];
+    for byte in &mut bytes {
+        *byte = (state >> 56) as u8;
+        state = state.wrapping_add(STEP);
+    }
+    bytes
 }
 
 /// Bytes that look random and are the same for the same seed.
 pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut next = || {
+    let mut bytes = vec![0; length];
+    for piece in bytes.chunks_mut(8) {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb).to_be_bytes()[0]
-    };
-    (0..length).map(|_| next()).collect()
+        let word = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb).to_be_bytes();
+        piece.copy_from_slice(&word[..piece.len()]);
+    }
+    bytes
 }
 
 /// The hash that `probe stdin-hash` prints.

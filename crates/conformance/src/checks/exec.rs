@@ -33,7 +33,7 @@ async fn exit_code(cx: Context) -> Verdict {
         let sandbox = sandbox.clone();
         async move { Ok((code, sandbox.probe(&["exit", &code.to_string()]).await?.info.outcome)) }
     });
-    let outcomes: Vec<Verdict<_>> = outcomes.buffer_unordered(8).collect().await;
+    let outcomes: Vec<Verdict<_>> = outcomes.buffer_unordered(16).collect().await;
     for seen in outcomes {
         let (code, outcome) = seen?;
         ensure!(outcome == Some(Outcome::Exited(code)), "exit {code} is reported as {outcome:?}");

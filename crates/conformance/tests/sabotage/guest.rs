@@ -66,17 +66,26 @@ impl BrokenGuest {
         Ok(info)
     }
 
-    /// Rewrites the file with every piece that comes, so that readers see it grow.
+    /// Rewrites the file with every piece of the first ones that come, so that readers see it grow.
     async fn write_in_place(&self, file: &WriteFile, mut content: ByteStream) -> Result<FileEntry> {
         let mut so_far = BytesMut::new();
         let mut entry = self.inner.write_file(file, stream::empty().boxed()).await?;
         while let Some(piece) = content.next().await {
             so_far.extend_from_slice(&piece?);
-            let written = so_far.clone().freeze();
-            entry = self.inner.write_file(file, stream::iter([Ok(written)]).boxed()).await?;
+            if so_far.len() < 1 << 20 {
+                entry = self.inner.write_file(file, whole(&so_far)).await?;
+            }
+        }
+        if so_far.len() >= 1 << 20 {
+            entry = self.inner.write_file(file, whole(&so_far)).await?;
         }
         Ok(entry)
     }
+}
+
+fn whole(content: &[u8]) -> ByteStream {
+    let pieces: Vec<_> = content.chunks(64 << 10).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+    stream::iter(pieces).boxed()
 }
 
 fn distort(defect: Defect, timed_out: &Mutex<HashSet<String>>, mut info: ProcessInfo) -> ProcessInfo {

@@ -109,8 +109,11 @@ async fn run_part(part: usize, parts: usize) {
         let report = check(broken).await;
         let seen: BTreeSet<&str> = report.failures().into_iter().collect();
         if seen != expected.iter().copied().collect() {
-            let reasons: Vec<_> = report.checks.iter().filter(|c| seen.contains(c.id.as_str())).collect();
-            wrong.push(format!("{defect:?} should fail {expected:?} and fails {seen:?}: {reasons:#?}"));
+            let reasons = report.checks.iter().filter(|check| seen.contains(check.id.as_str()));
+            let reasons: Vec<_> =
+                reasons.map(|check| format!("\n  {}: {:?}", check.id, check.outcome)).collect();
+            wrong
+                .push(format!("{defect:?} should fail {expected:?}, and what fails is:{}", reasons.concat()));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

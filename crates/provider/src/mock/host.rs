@@ -104,10 +104,14 @@ fn processes(owner: &Owner) -> Vec<i32> {
 }
 
 fn belongs(pid: i32, owner: &Owner) -> bool {
-    let inside = |link: &str| {
-        fs::read_link(format!("/proc/{pid}/{link}")).is_ok_and(|p| p.starts_with(&owner.directory))
-    };
-    if inside("cwd") || inside("exe") {
+    let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}"));
+    let program = link("exe");
+    // A thread of the kernel: most of what there is, and never ours.
+    if program.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return false;
+    }
+    let inside = |path: &Path| path.starts_with(&owner.directory);
+    if program.is_ok_and(|path| inside(&path)) || link("cwd").is_ok_and(|path| inside(&path)) {
         return true;
     }
     let home = [b"HOME=", owner.directory.as_os_str().as_bytes(), b"/"].concat();

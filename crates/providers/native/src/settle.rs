@@ -1,72 +1,44 @@
-//! What is done about a sandbox once its agent answers, off the critical path: its main process is taken out of reach
-//! of the limits on the work and of the kernel's killer.
+//! What is done about a sandbox once its agent answers: its main process is taken out of reach of the limits on the work
+//! and of the kernel's killer.
 //!
-//! Moving somebody else's process between cgroups stops every fork of the host for a kernel grace period, but many
-//! moves at once cost hardly more than one. So they wait for company.
+//! By a thread of its own, because moving somebody else's process between cgroups waits for a kernel grace period. Moves
+//! that come together cost hardly more than one.
 
 use crate::record::State;
-use std::{
-    fs,
-    sync::mpsc::{self, RecvTimeoutError},
-    time::{Duration, Instant},
-};
+use std::{fs, sync::mpsc};
 
-/// How long a move waits for others.
-const COMPANY: Duration = Duration::from_millis(500);
 /// The kernel takes nearly anything before an agent, whose end is the end of its sandbox and which holds next to nothing.
 /// In a container that may not lower scores, at least the work before the agent.
 const AGENT_OOM_SCORES: [&str; 2] = ["-900", "0"];
 
-/// The thread that does it. Ends when this is dropped.
+/// The thread that does it. Ends when this is dropped, with what was asked for done.
 #[derive(Debug)]
 pub(crate) struct Settler(mpsc::Sender<State>);
 
 impl Settler {
     pub(crate) fn start() -> std::io::Result<Self> {
         let (sender, receiver) = mpsc::channel::<State>();
-        std::thread::Builder::new().name("native-settle".to_owned()).spawn(move || {
-            while let Ok(first) = receiver.recv() {
-                protect(&first);
-                let mut batch = vec![first];
-                let until = Instant::now() + COMPANY;
-                loop {
-                    match receiver.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                        Ok(state) => {
-                            protect(&state);
-                            batch.push(state);
-                        }
-                        Err(RecvTimeoutError::Timeout) => break,
-                        // The server is going: the next one does this when it connects.
-                        Err(RecvTimeoutError::Disconnected) => return,
-                    }
-                }
-                batch.iter().for_each(separate);
-            }
-        })?;
+        std::thread::Builder::new()
+            .name("native-settle".to_owned())
+            .spawn(move || receiver.iter().for_each(|state| settle(&state)))?;
         Ok(Self(sender))
     }
 
-    /// Protects the agent from the kernel's killer at once, and moves it later.
+    /// Protects the agent, soon. Its children must have been made: what they start must not be protected too.
     pub(crate) fn settle(&self, state: State) {
         // The thread ends when the sender does, so there is somebody to receive this.
         let _ = self.0.send(state);
     }
 }
 
-/// Lowers the OOM score of the agent's main process, and of nothing that it started.
-fn protect(state: &State) {
+fn settle(state: &State) {
+    // The number stays this process's for as long as it runs, which is as long as nobody has reason to end it.
     let Ok(Some(_pidfd)) = state.process.open() else { return };
-    let file = format!("/proc/{}/oom_score_adj", state.process.pid);
+    let pid = state.process.pid;
     // Where neither is permitted, the kernel keeps its own order.
-    let _ = AGENT_OOM_SCORES.iter().any(|score| fs::write(&file, score).is_ok());
-}
-
-fn separate(state: &State) {
-    if state.cgroups.0.is_empty() {
-        return;
-    }
-    let Ok(Some(_pidfd)) = state.process.open() else { return };
-    if let Err(error) = state.cgroups.separate_agent(state.process.pid) {
-        tracing::debug!(%error, pid = state.process.pid, "an agent stays within the limits of its sandbox");
+    let _ =
+        AGENT_OOM_SCORES.iter().any(|score| fs::write(format!("/proc/{pid}/oom_score_adj"), score).is_ok());
+    if let Err(error) = state.cgroups.separate_agent(pid) {
+        tracing::debug!(%error, pid, "an agent stays within the limits of its sandbox");
     }
 }

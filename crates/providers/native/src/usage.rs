@@ -24,8 +24,8 @@ pub(crate) fn measure(state: &State, spec: Option<&SandboxSpec>) -> RuntimeStats
     }
 }
 
-/// Sums over processes. Memory that several of them share counts several times; time of processes that ended counts
-/// through the parent that waited for them.
+/// Sums over processes. Memory that several of them share counts several times; time of processes that ended counts only
+/// where their parent waited for them, which is why this is for hosts without cgroups.
 #[derive(Debug, Default)]
 struct Processes {
     cpu: Duration,

@@ -1,6 +1,8 @@
 //! A server killed at every fault point of this crate, and what the next one finds. The victim is this program itself,
 //! started again, so it has a `main` of its own.
 
+#![expect(clippy::unwrap_used, reason = "a test, which clippy does not see without a harness")]
+
 mod common;
 
 use common::{Host, id, sandbox, sh, spec};
@@ -18,7 +20,6 @@ fn is_ours(point: &Point) -> bool {
     point.name().starts_with("native.")
 }
 
-#[expect(clippy::unwrap_used, reason = "a test")]
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();

@@ -59,10 +59,12 @@ impl Host {
         if let Some(mount) = mounts.lines().filter_map(Mount::parse).find(|m| m.kind == "cgroup2") {
             let base = delegated_base(&mount.path, membership);
             let available = fs::read_to_string(base.join("cgroup.controllers")).unwrap_or_default();
-            let controllers: BTreeSet<_> = [Controller::Memory, Controller::Cpu, Controller::Pids]
-                .into_iter()
-                .filter(|c| available.split_ascii_whitespace().any(|a| a == c.name()) && !taken.contains(c))
-                .collect();
+            let is_available = |controller: Controller| {
+                controller == Controller::Cpuacct
+                    || available.split_ascii_whitespace().any(|name| name == controller.name())
+            };
+            let controllers: BTreeSet<_> =
+                Controller::ALL.into_iter().filter(|c| is_available(*c) && !taken.contains(c)).collect();
             if !controllers.is_empty() && writable(&base) {
                 hierarchies.push(Hierarchy { version: Version::V2, base, controllers });
             }
@@ -83,12 +85,12 @@ impl Host {
     /// The cgroups that a sandbox with these limits needs, not made yet. Controllers without a limit are left out, and
     /// so are limits that this host cannot give (health says which).
     pub(crate) fn plan(&self, name: &str, limits: Limits) -> SandboxCgroups {
-        let mut wanted = BTreeSet::new();
+        let mut wanted = BTreeSet::from([Controller::Cpuacct]);
         if limits.memory_mb != 0 {
             wanted.insert(Controller::Memory);
         }
         if limits.vcpus != 0 {
-            wanted.extend([Controller::Cpu, Controller::Cpuacct]);
+            wanted.insert(Controller::Cpu);
         }
         if limits.pids != 0 {
             wanted.insert(Controller::Pids);
@@ -119,8 +121,10 @@ impl Host {
             }
             make(&subtree)?;
             if hierarchy.version == Version::V2 {
-                enable(&hierarchy.base, &hierarchy.controllers, true)?;
-                enable(&subtree, &hierarchy.controllers, false)?;
+                let wanted: BTreeSet<_> = groups.0.iter().flat_map(|g| &g.controllers).copied().collect();
+                let wanted = wanted.intersection(&hierarchy.controllers).copied().collect();
+                enable(&hierarchy.base, &wanted, true)?;
+                enable(&subtree, &wanted, false)?;
             }
         }
         Ok(())
@@ -143,15 +147,18 @@ pub(super) fn make(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Hands controllers down to the children of a version 2 cgroup. With `evict`, processes in it, which forbid that, are
+/// Hands controllers down to the children of a version 2 cgroup; counting needs none. With `evict`, processes in it, which forbid that, are
 /// moved into a child first: it is ours alone, by delegation.
 pub(super) fn enable(path: &Path, controllers: &BTreeSet<Controller>, evict: bool) -> Result<(), Failure> {
     let control = path.join("cgroup.subtree_control");
+    if controllers.iter().all(|c| *c == Controller::Cpuacct) {
+        return Ok(());
+    }
     let doing = || format!("enable controllers in {}", path.display());
     let enabled = fs::read_to_string(&control).doing(doing)?;
     let missing: Vec<_> = controllers
         .iter()
-        .filter(|c| !enabled.split_ascii_whitespace().any(|e| e == c.name()))
+        .filter(|c| **c != Controller::Cpuacct && !enabled.split_ascii_whitespace().any(|e| e == c.name()))
         .map(|c| format!("+{}", c.name()))
         .collect();
     if missing.is_empty() {
@@ -249,12 +256,13 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_limited_gets_a_cgroup() {
+    fn beyond_counting_only_what_is_limited_gets_a_cgroup() {
         let host = Host::from_text(V1, "0::/", "i1", |_| true);
-        assert!(host.plan("sb-1", limits(0, 0, 0)).0.is_empty());
-        let groups = host.plan("sb-1", limits(0, 0, 5)).0;
-        assert_eq!(groups.len(), 1);
-        assert_eq!(groups[0].controllers, [Controller::Pids].into());
+        let controllers = |limits| -> Vec<Controller> {
+            host.plan("sb-1", limits).0.into_iter().flat_map(|g| g.controllers).collect()
+        };
+        assert_eq!(controllers(limits(0, 0, 0)), [Controller::Cpuacct]);
+        assert_eq!(controllers(limits(0, 0, 5)), [Controller::Cpuacct, Controller::Pids]);
         assert_eq!(host.all("sb-1").0.len(), 3);
     }
 
@@ -277,7 +285,7 @@ mod tests {
         let mounts = format!("41 31 0:38 / {} rw - cgroup2 cgroup2 rw", tmp.path().display());
         let host = Host::from_text(&mounts, "0::/user.slice/x\n", "i1", |_| true);
         assert!(host.has(Controller::Memory) && host.has(Controller::Cpu));
-        assert!(!host.has(Controller::Pids) && !host.has(Controller::Cpuacct));
+        assert!(!host.has(Controller::Pids) && host.has(Controller::Cpuacct));
         assert_eq!(host.subtrees(), [tmp.path().join("stacyvm-i1")]);
     }
 
@@ -291,8 +299,10 @@ mod tests {
         fs::write(subtree.join("cgroup.subtree_control"), "").unwrap();
         let mounts = format!("41 31 0:38 / {} rw - cgroup2 cgroup2 rw", tmp.path().display());
         let host = Host::from_text(&mounts, "", "i1", |_| true);
-        host.prepare(&host.plan("sb-1", limits(1, 0, 0))).unwrap();
         let read = |path: &Path| fs::read_to_string(path.join("cgroup.subtree_control")).unwrap();
+        host.prepare(&host.plan("sb-1", limits(0, 0, 0))).unwrap();
+        assert_eq!((read(tmp.path()).as_str(), read(&subtree).as_str()), ("pids\n", ""));
+        host.prepare(&host.plan("sb-1", limits(1, 0, 1))).unwrap();
         assert!(read(tmp.path()).starts_with("+memory"));
         assert_eq!(read(&subtree), "+memory +pids");
     }

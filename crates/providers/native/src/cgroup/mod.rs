@@ -5,9 +5,12 @@
 //!                                        /agent    the agent's main process, so that no limit can end it
 //! ```
 //!
+//! Processor time is counted for every sandbox, limited or not: what ended processes used is nowhere else. Everything
+//! else has a cgroup only where it has a limit.
+//!
 //! On version 1, a process is moved for free only by itself, by writing `0` to `tasks` while it has one thread
 //! (measured: 0.2 ms for four hierarchies). Any other move takes a lock over all forks of the host for a kernel grace
-//! period of 5 to 15 ms. So the first process of a sandbox joins by itself, and the later move of the agent is batched.
+//! period of 5 to 15 ms. So the first process of a sandbox joins by itself, and only the agent is moved later.
 
 mod host;
 mod sandbox;
@@ -23,7 +26,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum Controller {
     Memory,
     Cpu,
-    /// Counts what `Cpu` limits, on version 1 only.
+    /// Counts processor time. A controller on version 1, part of every cgroup on version 2.
     Cpuacct,
     Pids,
 }

@@ -57,6 +57,11 @@ impl Group {
     fn has(&self, controller: Controller) -> bool {
         self.controllers.contains(&controller)
     }
+
+    /// Whether the agent has to be kept apart from the work here.
+    fn limits(&self) -> bool {
+        self.controllers.iter().any(|c| *c != Controller::Cpuacct)
+    }
 }
 
 impl SandboxCgroups {
@@ -68,7 +73,9 @@ impl SandboxCgroups {
                 enable(&group.path, &group.controllers, false)?;
             }
             make(&group.work())?;
-            make(&group.agent())?;
+            if group.limits() {
+                make(&group.agent())?;
+            }
             let work = group.work();
             let set = |file: &str, value: u64| {
                 write(&work.join(file), &value.to_string()).doing(|| format!("set the limit {file}"))
@@ -126,7 +133,8 @@ impl SandboxCgroups {
 
     /// Moves the agent's main process out of reach of the limits on the work.
     pub(crate) fn separate_agent(&self, pid: i32) -> io::Result<()> {
-        self.0.iter().try_for_each(|g| write(&g.agent().join("cgroup.procs"), &pid.to_string()))
+        let mut limited = self.0.iter().filter(|g| g.limits());
+        limited.try_for_each(|g| write(&g.agent().join("cgroup.procs"), &pid.to_string()))
     }
 
     /// Kills what is left in the cgroups.
