@@ -99,7 +99,6 @@ async fn serve(
         root: Arc::clone(&root),
         zygote: zygote.attach()?,
         oom_kills: Arc::new(oom_kills),
-        protected: is_protected(),
     };
     let table = Table::new(launcher);
     let sandbox = serve::Sandbox { config, root, table };
@@ -114,10 +113,4 @@ fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     // With less, fewer processes fit, and that is said when it happens.
     let _ = setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, ..limit });
-}
-
-/// Whether this agent is spared by the out-of-memory killer.
-fn is_protected() -> bool {
-    let score = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
-    score.trim().parse::<i32>().is_ok_and(|score| score < 0)
 }

@@ -49,8 +49,6 @@ pub(crate) struct Launcher {
     pub(crate) root: Arc<Root>,
     pub(crate) zygote: Zygote,
     pub(crate) oom_kills: Arc<OomKills>,
-    /// The agent's own out-of-memory score is below normal.
-    pub(crate) protected: bool,
 }
 
 /// A process that runs, and the ends of it that somebody has to serve.
@@ -183,7 +181,6 @@ impl Launcher {
         let encoded = Request {
             deadline_ms: request.deadline_ms,
             user: change.then(|| (account.uid, account.gid, account.groups.clone())),
-            reset_oom_score: self.protected,
             program: self.program(&request.argv[0]),
             path,
             argv: request.argv.iter().map(|argument| argument.as_bytes().to_vec()).collect(),

@@ -35,9 +35,7 @@ pub(super) fn become_program(parts: &Parts) -> Result<Infallible, (Step, Errno)>
     rustix::stdio::dup2_stderr(&parts.stderr).map_err(at(Step::Prepare))?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).map_err(at(Step::Prepare))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    if request.reset_oom_score {
-        reset_oom_score().map_err(at(Step::OomScore))?;
-    }
+    lose_oom_protection().map_err(at(Step::OomScore))?;
 
     // The bounding set first: it takes a capability that is gone once the user is changed.
     confine::empty_bounding_set().map_err(at(Step::Privileges))?;
@@ -68,14 +66,22 @@ fn read_all(file: &OwnedFd) -> Result<Vec<u8>, Errno> {
     Ok(bytes)
 }
 
-fn reset_oom_score() -> Result<(), Errno> {
-    let file = match fs::open("/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+/// Makes this process an ordinary victim of memory shortage if it inherited an agent's protection. A score that makes it a
+/// likelier one stays.
+fn lose_oom_protection() -> Result<(), Errno> {
+    let file = match fs::open("/proc/self/oom_score_adj", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
         Ok(file) => file,
         // A kernel without this setting protects nobody.
         Err(Errno::NOENT) => return Ok(()),
+        // Without privileges the protected score of this hidden process is not ours to read, nor to have.
+        Err(Errno::ACCESS) if !rustix::process::geteuid().is_root() => return Ok(()),
         Err(errno) => return Err(errno),
     };
-    rustix::io::write(&file, b"0").map(drop)
+    let mut score = [0; 8];
+    match rustix::io::read(&file, &mut score)? {
+        1.. if score[0] == b'-' => rustix::io::write(&file, b"0").map(drop),
+        _ => Ok(()),
+    }
 }
 
 fn change_user(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Errno> {

@@ -10,8 +10,6 @@ pub(crate) struct Request {
     pub(crate) deadline_ms: u64,
     /// Change to this user, group and groups; else stay.
     pub(crate) user: Option<(u32, u32, Vec<u32>)>,
-    /// The agent is protected from the out-of-memory killer; undo that.
-    pub(crate) reset_oom_score: bool,
     /// Path or name of the program.
     pub(crate) program: Vec<u8>,
     /// Directories to look the program up in, joined by colons.
@@ -25,7 +23,6 @@ pub(crate) struct Request {
 /// Bytes in front of the groups: deadline, flags, uid, gid, and four counts.
 const HEADER: usize = 8 + 7 * 4;
 const CHANGE_USER: u32 = 1;
-const RESET_OOM_SCORE: u32 = 2;
 
 impl Request {
     /// The bytes for [`Request::decode`]. No string may hold a NUL.
@@ -38,10 +35,9 @@ impl Request {
         let size = HEADER + groups.len() * 4 + strings().map(|s| s.len() + 1).sum::<usize>();
         let mut out = Vec::with_capacity(size);
         out.extend_from_slice(&self.deadline_ms.to_le_bytes());
-        let flags = flag | if self.reset_oom_score { RESET_OOM_SCORE } else { 0 };
         // Counts of things that fit in memory as at least one byte each, in messages of at most a mebibyte.
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        for number in [flags, uid, gid, count(groups.len()), count(self.argv.len()), count(self.env.len()), 0]
+        for number in [flag, uid, gid, count(groups.len()), count(self.argv.len()), count(self.env.len()), 0]
         {
             out.extend_from_slice(&number.to_le_bytes());
         }
@@ -82,7 +78,6 @@ impl Request {
         let env: Option<Vec<&CStr>> = (0..envc).map(|_| string()).collect();
         Some(View {
             user: (flags & CHANGE_USER != 0).then_some((uid, gid, groups)),
-            reset_oom_score: flags & RESET_OOM_SCORE != 0,
             program,
             path,
             argv: argv?,
@@ -95,7 +90,6 @@ impl Request {
 #[derive(Debug)]
 pub(crate) struct View<'a> {
     pub(crate) user: Option<(u32, u32, Vec<u32>)>,
-    pub(crate) reset_oom_score: bool,
     pub(crate) program: &'a CStr,
     pub(crate) path: &'a CStr,
     pub(crate) argv: Vec<&'a CStr>,
@@ -115,13 +109,12 @@ mod tests {
         fn request()(
             deadline_ms: u64,
             user in proptest::option::of((any::<u32>(), any::<u32>(), proptest::collection::vec(any::<u32>(), 0..4))),
-            reset_oom_score: bool,
             program in string(),
             path in string(),
             argv in proptest::collection::vec(string(), 0..6),
             env in proptest::collection::vec(string(), 0..6),
         ) -> Request {
-            Request { deadline_ms, user, reset_oom_score, program, path, argv, env }
+            Request { deadline_ms, user, program, path, argv, env }
         }
     }
 
@@ -134,7 +127,6 @@ mod tests {
             let back = Request {
                 deadline_ms: Request::deadline_ms(*bytes.first_chunk().unwrap()),
                 user: view.user.clone(),
-                reset_oom_score: view.reset_oom_score,
                 program: view.program.to_bytes().to_vec(),
                 path: view.path.to_bytes().to_vec(),
                 argv: owned(&view.argv),
