@@ -21,6 +21,7 @@ use files::resolve::Root;
 use process::{launch::Launcher, memory::OomKills, table::Table};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::{
+    io::Write,
     os::{fd::OwnedFd, unix::net::UnixListener},
     process::ExitCode,
     sync::Arc,
@@ -38,10 +39,16 @@ fn main() -> ExitCode {
     match start() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("stacyvm-agent: {error}");
+            log(&error);
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says something to whoever reads this program's log, if that can be done.
+fn log(message: &str) {
+    // Not `eprintln`, which ends the program when the log is full or gone.
+    let _ = writeln!(std::io::stderr(), "stacyvm-agent: {message}");
 }
 
 fn start() -> Result<(), String> {
@@ -56,7 +63,7 @@ fn start() -> Result<(), String> {
     if isolated {
         let missing = confine::keep_only_needed().map_err(said("cannot drop privileges"))?;
         if !missing.is_empty() {
-            eprintln!("stacyvm-agent: capabilities {missing:?} are missing; some operations will be refused");
+            log(&format!("capabilities {missing:?} are missing; some operations will be refused"));
         }
     }
     signals::block_all().map_err(said("cannot block signals"))?;

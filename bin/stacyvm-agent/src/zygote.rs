@@ -115,16 +115,13 @@ fn serve(socket: &OwnedFd) -> ! {
 
 fn fork_supervisor(parts: Parts) {
     // SAFETY: the zygote has one thread, so the child's memory is in a consistent state.
-    match unsafe { libc::fork() } {
-        -1 => {
-            let errno = errno_of(&std::io::Error::last_os_error());
-            let report = Report::failed(Step::Fork, errno).encode();
-            // Without an agent there is nobody to tell.
-            let _ = send(&parts.control, &report, SendFlags::NOSIGNAL);
-        }
+    let report = match unsafe { libc::fork() } {
+        -1 => Report::failed(Step::Fork, errno_of(&std::io::Error::last_os_error())),
         0 => supervisor::run(parts),
-        _ => {}
-    }
+        pid => Report::Forked { pid },
+    };
+    // Without an agent there is nobody to tell.
+    let _ = send(&parts.control, &report.encode(), SendFlags::NOSIGNAL);
 }
 
 /// The next request; `None` for one that did not arrive whole, which its sender sees by its closed socket.

@@ -32,7 +32,7 @@ pub(crate) fn architecture() -> &'static str {
     max_term_width = 100,
     arg_required_else_help = true,
     after_help = "Examples:
-  stacyvm run -- python3 -c 'print(40+2)'      run a command in a sandbox of its own, no server needed
+  stacyvm run -- python3 -c 'print(40+2)'      run a command, no server needed
   stacyvm serve                                serve the API on http://localhost:7423
   stacyvm spawn --image host                   make a sandbox that stays
   stacyvm exec sb-0123456789abcdef -- ls -l    run a command in it"
@@ -67,7 +67,7 @@ pub(crate) struct Global {
         help_heading = "Global options"
     )]
     api_key: Option<String>,
-    /// Print JSON
+    /// Print JSON; errors too, on standard error, as {"error", "fix", "code"}
     #[arg(long, global = true, help_heading = "Global options")]
     pub(crate) json: bool,
     /// Configuration file [default: ./stacyvm.yaml, then ~/.stacyvm/config.yaml]

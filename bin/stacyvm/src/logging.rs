@@ -1,5 +1,12 @@
 //! Log lines: of the server on standard output, of other commands on standard error and only when asked for.
+//!
+//! The server never waits for whoever reads its log: a thread writes, and lines that find the queue full are dropped and
+//! counted. A `stacyvm serve | less` that nobody scrolls must not stop every sandbox.
 
+mod queue;
+
+use queue::Queue;
+pub(crate) use queue::Writer;
 use stacyvm_config::{LogFormat, LogLevel, Logging};
 use tracing_subscriber::EnvFilter;
 
@@ -22,15 +29,17 @@ pub(crate) fn for_client(verbose: u8) {
         .try_init();
 }
 
-/// Of the server.
-pub(crate) fn for_server(logging: &Logging) {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter(logging.level));
+/// Of the server. What is queued when the value is dropped is still written, for a moment.
+pub(crate) fn for_server(logging: &Logging) -> Writer {
+    let (queue, writer) = Queue::start(std::io::stdout());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter(logging.level)).with_writer(queue);
     let _ = match logging.format {
         LogFormat::Json => {
             builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
         }
         LogFormat::Pretty => builder.with_ansi(crate::output::colours()).with_target(false).try_init(),
     };
+    writer
 }
 
 fn filter(level: LogLevel) -> EnvFilter {

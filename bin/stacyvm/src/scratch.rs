@@ -14,13 +14,20 @@ use crate::{
     lock::{Lock, Refused},
     providers,
 };
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::{
+    fs::{FlockOperation, Mode, OFlags, flock},
+    io::Errno,
+};
 use stacyvm_provider::Provider;
 use std::{
     fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
+
+/// Longest wait for others that make a directory.
+const TURN: Duration = Duration::from_secs(15);
 
 /// Where built images are, below the directory of all runs and, as a link, in each of them.
 const IMAGES: &str = "images";
@@ -95,12 +102,24 @@ impl Scratch {
     }
 }
 
-/// Waits for our turn to make or look at directories. Others hold it for moments only.
+/// Waits for our turn to make or look at directories. Others hold it for moments only, unless they are stopped.
 fn turn(runs: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::open(runs.join(crate::lock::NAME), flags, Mode::from_raw_mode(0o600))?;
-    rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive))?;
-    Ok(file)
+    let started = Instant::now();
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(Errno::WOULDBLOCK) if started.elapsed() < TURN => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(Errno::WOULDBLOCK) => {
+                return Err(io::Error::other("another run has kept its lock for long; is one stopped?"));
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Directories whose run is over, locked by us now, and whether there is none whose run is not. Names that are none of

@@ -29,6 +29,11 @@ pub enum Output {
         /// How many.
         length: u64,
     },
+    /// The connection was lost a moment ago and is being made again; for whoever waits. No output is missing.
+    Reconnecting {
+        /// Why it was lost.
+        reason: String,
+    },
     /// It ended and its output is complete. Nothing follows.
     Exit(ExitRecord),
 }
@@ -44,7 +49,12 @@ pub struct Attachment {
     stream: Option<RecordStream>,
     /// When the connection was lost that is not replaced yet.
     lost: Option<Instant>,
+    /// That it was lost has been told.
+    told: bool,
 }
+
+/// Losses shorter than this are nobody's business.
+const MOMENT: Duration = Duration::from_secs(1);
 
 impl Client {
     /// Attaches to a process from `offset` on. A lost connection is made again for up to `patience`; each byte that
@@ -58,6 +68,7 @@ impl Client {
             patience,
             stream: None,
             lost: None,
+            told: false,
         }
     }
 }
@@ -83,6 +94,10 @@ impl Attachment {
                     if lost.elapsed() >= self.patience {
                         return Err(error);
                     }
+                    if lost.elapsed() >= MOMENT && !self.told {
+                        self.told = true;
+                        return Ok(Output::Reconnecting { reason: error.to_string() });
+                    }
                     // Short at first, as most losses are; then calm.
                     let pause = lost.elapsed() / 4;
                     tokio::time::sleep(pause.clamp(Duration::from_millis(50), Duration::from_secs(2))).await;
@@ -106,6 +121,7 @@ impl Attachment {
             .ok_or_else(|| Error::Broken("it ended before the process did".to_owned()))?;
         let output = accept(record, &mut self.offset)?;
         self.lost = None;
+        self.told = false;
         Ok(output)
     }
 }

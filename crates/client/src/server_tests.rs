@@ -96,6 +96,7 @@ async fn every_byte_arrives_once_however_often_the_connection_breaks() {
                 }
             }
             Output::Gap { .. } => panic!("nothing was lost"),
+            Output::Reconnecting { .. } => {}
             Output::Exit(exit) => break exit,
         }
     };
@@ -110,6 +111,10 @@ async fn patience_ends() {
     let client = client(serve(router).await);
     let mut attachment = client.attach("sb-1", "p", 0, Duration::from_millis(100));
     assert!(matches!(attachment.next().await, Err(Error::Api { status: 502, code: None, .. })));
+    let mut attachment = client.attach("sb-1", "p", 0, Duration::from_millis(1500));
+    let told = attachment.next().await.unwrap();
+    assert_eq!(told, Output::Reconnecting { reason: "HTTP 502: Bad Gateway".to_owned() });
+    assert!(attachment.next().await.is_err(), "it is told once");
 }
 
 #[tokio::test]

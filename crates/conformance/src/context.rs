@@ -30,6 +30,9 @@ pub(crate) const PROBE: &str = "./.probe";
 /// Memory of a sandbox, where the check does not ask for another, in MiB.
 const MEMORY_MB: u32 = 256;
 
+/// What counts as an answer at once. A call that waits for something it must not wait for would wait for ever.
+pub(crate) const PROMPT: Duration = Duration::from_secs(10);
+
 /// What all checks of a run have in common.
 pub(crate) struct Run {
     pub(crate) provider: Arc<dyn Provider>,
@@ -37,7 +40,7 @@ pub(crate) struct Run {
     shared: OnceCell<Sandbox>,
     /// Sandboxes made for sharing: one, and those of attempts that failed.
     shared_made: Arc<Mutex<Vec<SandboxId>>>,
-    counter: AtomicU64,
+    counter: Arc<AtomicU64>,
     token: String,
 }
 
@@ -49,7 +52,7 @@ impl Run {
             options,
             shared: OnceCell::new(),
             shared_made: Arc::default(),
-            counter: AtomicU64::new(0),
+            counter: Arc::default(),
             token,
         }
     }
@@ -152,7 +155,7 @@ impl Context {
     /// Connects to a sandbox and puts the probe in it.
     pub(crate) async fn enter(&self, id: &SandboxId) -> Verdict<Sandbox> {
         let guest = self.provider.connect(id).await.during("connect")?;
-        let sandbox = Sandbox { id: id.clone(), guest, run: Arc::clone(&self.run) };
+        let sandbox = Sandbox { id: id.clone(), guest, counter: Arc::clone(&self.run.counter) };
         let file = WriteFile { path: PROBE_PATH.to_owned(), mode: 0o755, user: None };
         let content = pieces(stacyvm_guest_binaries::PROBE, 64 << 10);
         sandbox.guest.write_file(&file, content).await.during("upload of the probe")?;
@@ -178,7 +181,7 @@ impl Context {
 
     /// Demands an answer in time.
     pub(crate) async fn prompt<T>(&self, what: &str, answer: impl Future<Output = T>) -> Verdict<T> {
-        let limit = self.patient(Duration::from_secs(5));
+        let limit = self.patient(PROMPT);
         tokio::time::timeout(limit, answer)
             .await
             .map_err(|_| Failure(format!("{what}: no answer within {limit:?}")))
@@ -190,7 +193,8 @@ impl Context {
 pub(crate) struct Sandbox {
     pub(crate) id: SandboxId,
     pub(crate) guest: Arc<dyn Guest>,
-    run: Arc<Run>,
+    /// Of the run. Not the run itself, which holds the shared sandbox and would never be freed.
+    counter: Arc<AtomicU64>,
 }
 
 /// A process that has ended, with all it wrote.
@@ -219,7 +223,7 @@ impl Done {
 impl Sandbox {
     /// A process of the probe, not started yet, with an id that was never used.
     pub(crate) fn probe_spec(&self, words: &[&str]) -> ProcessSpec {
-        let id = format!("p-{}", self.run.counter.fetch_add(1, Ordering::Relaxed));
+        let id = format!("p-{}", self.counter.fetch_add(1, Ordering::Relaxed));
         let argv = std::iter::once(PROBE).chain(words.iter().copied()).map(str::to_owned).collect();
         ProcessSpec { id, argv, ..ProcessSpec::default() }
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     check::{Failure, Verdict, ensure},
-    context::{Context, Sandbox},
+    context::{Context, PROMPT, Sandbox},
 };
 use std::{fs, time::Duration};
 
@@ -70,7 +70,7 @@ pub(crate) async fn eventually<F>(cx: &Context, what: &str, mut seen: impl FnMut
 where
     F: Future<Output = Verdict<bool>>,
 {
-    let limit = cx.patient(Duration::from_secs(5));
+    let limit = cx.patient(PROMPT);
     let looking = async {
         while !seen().await? {
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -28,9 +28,11 @@ pub(crate) struct Attach {
     pub(crate) offset: u64,
     pub(crate) follow: bool,
     pub(crate) pace: bool,
+    /// A guest that is out of reach at first is tried again, too.
+    pub(crate) patient: bool,
 }
 
-/// Attaches; the stream's first connection is made before this returns, so that an unknown process is an error here.
+/// Attaches; the stream's first connection is tried before this returns, so that an unknown process is an error here.
 ///
 /// # Errors
 /// As [`stacyvm_provider::Guest::attach`].
@@ -46,7 +48,10 @@ pub(crate) async fn attach(core: &Arc<Core>, attach: Attach) -> Result<OutputStr
         backoff: Backoff::new(RETRY),
         over: false,
     };
-    attachment.connect().await?;
+    match attachment.connect().await {
+        Err(error) if attachment.attach.patient && is_passing(&error) => attachment.lost(),
+        result => result?,
+    }
     Ok(stream::unfold(attachment, |mut attachment| async move {
         let event = attachment.next().await?;
         Some((event, attachment))

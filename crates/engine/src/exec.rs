@@ -92,7 +92,14 @@ impl Engine {
         pace: bool,
     ) -> Result<OutputStream> {
         let target = Target::find(&self.core, id).await?;
-        let wanted = Attach { target: target.clone(), process: process.to_owned(), offset, follow, pace };
+        let wanted = Attach {
+            target: target.clone(),
+            process: process.to_owned(),
+            offset,
+            follow,
+            pace,
+            patient: false,
+        };
         attach(&self.core, wanted).await.map_err(|error| target.explain(error))
     }
 }
@@ -197,8 +204,14 @@ async fn run(core: &Arc<Core>, target: &Target, spec: &ProcessSpec, started: Ins
     // Before the start is asked for: a caller that goes away while it is under way leaves a process, too.
     let mut kill = KillOnDrop { core: core.clone(), target: Some(target.clone()), process: spec.id.clone() };
     start(target, spec).await?;
-    let wanted =
-        Attach { target: target.clone(), process: spec.id.clone(), offset: 0, follow: true, pace: true };
+    let wanted = Attach {
+        target: target.clone(),
+        process: spec.id.clone(),
+        offset: 0,
+        follow: true,
+        pace: true,
+        patient: true,
+    };
     let collected = async {
         let output = attach(core, wanted).await.map_err(|error| target.explain(error))?;
         collect(target, output, core.config.limits.max_output_bytes).await

@@ -93,7 +93,7 @@ impl Handle {
 
 /// What a sandbox's task does next.
 pub(crate) enum Phase {
-    /// Make it. The second part is the time to live, counted from when it runs.
+    /// Store it and make it.
     Create(Box<crate::create::Birth>),
     /// See that it lives. True: after a start, the runtime was not asked yet.
     Live(bool),

@@ -42,8 +42,12 @@ async fn run_passes_output_and_exit_codes_through() -> Result<()> {
     let output = run(home, &["--timeout", "300ms", "--", "sh", "-c", "echo early; sleep 60"])?;
     ensure!(output.status.code() == Some(124) && output.stdout == b"early\n", "{output:?}");
     let output = run(home, &["--image", "no-such-image:1", "--", "true"])?;
-    ensure!(output.status.code() == Some(125) && text(&output.stderr).contains("no-such-image"), "{output:?}");
-    let output = run(home, &["--env", "WHO=me", "--workdir", "/tmp", "--", "sh", "-c", "echo $WHO $PWD >&2"])?;
+    ensure!(
+        output.status.code() == Some(125) && text(&output.stderr).contains("no-such-image"),
+        "{output:?}"
+    );
+    let output =
+        run(home, &["--env", "WHO=me", "--workdir", "/tmp", "--", "sh", "-c", "echo $WHO $PWD >&2"])?;
     ensure!(output.stderr == b"me /tmp\n" && output.stdout.is_empty(), "{output:?}");
     leaks.check().await
 }
@@ -53,7 +57,11 @@ async fn run_moves_every_byte_through_stdin_and_stdout() -> Result<()> {
     let leaks = LeakCheck::before();
     let home = tempfile::tempdir()?;
     let all: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
-    let mut child = stacyvm(home.path())?.args(["run", "--", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut child = stacyvm(home.path())?
+        .args(["run", "--", "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
     let mut stdin = child.stdin.take().context("stdin")?;
     let sent = all.clone();
     let writer = std::thread::spawn(move || stdin.write_all(&sent));
@@ -85,7 +93,13 @@ async fn run_side_by_side() -> Result<()> {
     let children: Vec<_> = (0..8)
         .map(|n| {
             let script = format!("echo {n}; sleep 0.2; echo {n}");
-            Ok((n, stacyvm(home.path())?.args(["run", "--", "sh", "-c", &script]).stdout(Stdio::piped()).spawn()?))
+            Ok((
+                n,
+                stacyvm(home.path())?
+                    .args(["run", "--", "sh", "-c", &script])
+                    .stdout(Stdio::piped())
+                    .spawn()?,
+            ))
         })
         .collect::<Result<_>>()?;
     for (n, child) in children {
@@ -122,7 +136,10 @@ async fn the_commands_of_a_session() -> Result<()> {
     ensure!(std::fs::read(back)? == all);
 
     let output = cli(&["exec", &id, "--", "sh", "-c", "echo out; echo err >&2; exit 9"])?;
-    ensure!(output.status.code() == Some(9) && output.stdout == b"out\n" && output.stderr == b"err\n", "{output:?}");
+    ensure!(
+        output.status.code() == Some(9) && output.stdout == b"out\n" && output.stderr == b"err\n",
+        "{output:?}"
+    );
     ensure!(text(&cli(&["logs", &id])?.stdout).contains("out\n"));
     ensure!(cli(&["kill", &id])?.stdout == format!("Sandbox {id} destroyed\n").as_bytes());
     ensure!(cli(&["exec", &id, "--", "true"])?.status.code() == Some(125));
@@ -154,7 +171,8 @@ async fn a_gibibyte_goes_in_and_comes_back_in_bounded_memory() -> Result<()> {
         (source.display().to_string(), format!("{}:/workspace/big", sandbox.id)),
         (format!("{}:/workspace/big", sandbox.id), back.display().to_string()),
     ] {
-        let mut child = stacyvm(home.path())?.args(["--server", &host.server.base_url(), "cp", &from, &to]).spawn()?;
+        let mut child =
+            stacyvm(home.path())?.args(["--server", &host.server.base_url(), "cp", &from, &to]).spawn()?;
         let deadline = Instant::now() + Duration::from_secs(120);
         let status = loop {
             if let Some(status) = child.try_wait()? {

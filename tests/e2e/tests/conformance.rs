@@ -12,9 +12,15 @@ async fn conforms(name: &str, provider: Arc<dyn Provider>) -> Result<()> {
     println!("{report}");
     if let Some(directory) = std::env::var_os("STACYVM_TEST_REPORT") {
         let path = std::path::Path::new(&directory).join(format!("{name}.json"));
-        std::fs::write(&path, serde_json::to_vec_pretty(&report)?).with_context(|| path.display().to_string())?;
+        std::fs::write(&path, serde_json::to_vec_pretty(&report)?)
+            .with_context(|| path.display().to_string())?;
     }
-    ensure!(report.is_success(), "{name} broke promises: {:?}, left: {:?}", report.failures(), report.left_behind);
+    ensure!(
+        report.is_success(),
+        "{name} broke promises: {:?}, left: {:?}",
+        report.failures(),
+        report.left_behind
+    );
     Ok(())
 }
 

@@ -13,7 +13,10 @@ struct SmallDisk(tempfile::TempDir);
 impl SmallDisk {
     fn mount() -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("stacyvm-smalldisk-").tempdir()?;
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=48m", "tmpfs"]).arg(directory.path()).status()?;
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=48m", "tmpfs"])
+            .arg(directory.path())
+            .status()?;
         ensure!(mounted.success(), "cannot mount a tmpfs: {mounted}");
         Ok(Self(directory))
     }
@@ -45,7 +48,10 @@ async fn a_full_disk_is_reported_survived_and_freed() -> Result<()> {
     ensure!(sandbox.stdout("ls -A").await?.is_empty(), "a refused upload leaves nothing");
 
     let filled = sandbox.exec("head -c 90000000 /dev/zero > fill").await?;
-    ensure!(filled["exit_code"] == 1 && filled["stderr"].as_str().unwrap_or_default().contains("No space"), "{filled}");
+    ensure!(
+        filled["exit_code"] == 1 && filled["stderr"].as_str().unwrap_or_default().contains("No space"),
+        "{filled}"
+    );
     // Whether there is still room for another row depends on pages of the store: both answers are fine, a hang is not.
     let second = host.server.post("/sandboxes", &json!({"image": "host", "ttl": "5m"})).await;
     if let Err(error) = &second {

@@ -32,7 +32,10 @@ async fn survives(point: Point) -> Result<()> {
     })
     .await?;
     let states = host.states().await?;
-    ensure!(states.contains(&(bystander.clone(), "running".to_owned())), "the bystander suffered: {states:?}");
+    ensure!(
+        states.contains(&(bystander.clone(), "running".to_owned())),
+        "the bystander suffered: {states:?}"
+    );
     if let Some(victim) = victim {
         ensure!(!states.iter().any(|(id, _)| *id == victim), "{victim} should be gone: {states:?}");
     }

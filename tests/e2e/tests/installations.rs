@@ -38,7 +38,8 @@ async fn one_data_directory_serves_one_server() -> Result<()> {
         .env("STACYVM_SERVER_PORT", "0")
         .stdin(Stdio::null())
         .output()?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    let said =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     ensure!(!output.status.success() && said.contains(&host.server.pid().to_string()), "{said}");
     host.finish().await
 }

@@ -30,7 +30,12 @@ impl Counter {
             let record: Value = serde_json::from_str(line).context("not NDJSON")?;
             match record["stream"].as_str() {
                 Some("stdout") => {
-                    ensure!(record["offset"] == self.text.len(), "offset {} behind {}", record["offset"], self.text.len());
+                    ensure!(
+                        record["offset"] == self.text.len(),
+                        "offset {} behind {}",
+                        record["offset"],
+                        self.text.len()
+                    );
                     self.text.extend(BASE64_STANDARD.decode(record["data"].as_str().context("no data")?)?);
                 }
                 Some("start" | "heartbeat") => {}
@@ -71,7 +76,10 @@ async fn nothing_is_lost(interrupt: impl AsyncFn(&mut Host) -> Result<()>) -> Re
     }
     for _ in 0..2 {
         interrupt(&mut host).await?;
-        host.until("all are running", |s| s.len() == SANDBOXES && s.iter().all(|(_, state)| state == "running")).await?;
+        host.until("all are running", |s| {
+            s.len() == SANDBOXES && s.iter().all(|(_, state)| state == "running")
+        })
+        .await?;
         for counter in &mut counters {
             counter.catch_up(&host).await?;
         }

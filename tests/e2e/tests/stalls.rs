@@ -50,7 +50,9 @@ async fn kill_and_health_answer_while_everything_else_stands_still() -> Result<(
 
     let timed = async |what: &str, call: &dyn Fn() -> futures::future::BoxFuture<'static, Result<()>>| {
         let start = Instant::now();
-        tokio::time::timeout(AT_ONCE, call()).await.map_err(|_| anyhow::anyhow!("{what} did not answer at once"))??;
+        tokio::time::timeout(AT_ONCE, call())
+            .await
+            .map_err(|_| anyhow::anyhow!("{what} did not answer at once"))??;
         eprintln!("{what}: {:?}", start.elapsed());
         anyhow::Ok(())
     };
@@ -90,7 +92,8 @@ async fn an_abandoned_upload_leaves_the_old_file() -> Result<()> {
     let address = host.server.url(&sandbox.path("/files?path=/workspace/f"));
     host.server.http().put(&address).body("old").send().await?.error_for_status()?;
     let part = stream::iter([std::io::Result::Ok(Bytes::from(vec![1; 300_000]))]);
-    let request = host.server.http().put(&address).body(reqwest::Body::wrap_stream(part.chain(stream::pending())));
+    let request =
+        host.server.http().put(&address).body(reqwest::Body::wrap_stream(part.chain(stream::pending())));
     let upload = tokio::spawn(request.send());
     tokio::time::sleep(Duration::from_millis(300)).await;
     upload.abort();

@@ -8,7 +8,17 @@ pub(super) fn bwrap(command: &[&str]) -> Option<Command> {
         return None;
     }
     let mut bwrap = Command::new("bwrap");
-    bwrap.args(["--unshare-all", "--die-with-parent", "--ro-bind", "/usr", "/usr", "--proc", "/proc", "--dev", "/dev"]);
+    bwrap.args([
+        "--unshare-all",
+        "--die-with-parent",
+        "--ro-bind",
+        "/usr",
+        "/usr",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+    ]);
     bwrap.args(["--tmpfs", "/tmp", "--symlink", "usr/bin", "/bin", "--symlink", "usr/lib", "/lib"]);
     bwrap.args(["--symlink", "usr/lib64", "/lib64", "--"]);
     bwrap.args(command);
@@ -28,5 +38,6 @@ fn quiet(mut command: Command) -> Command {
 }
 
 fn present(program: &str) -> bool {
-    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).exists()))
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).exists()))
 }

@@ -58,8 +58,11 @@ fn timed(command: Option<Command>, into: &mut Samples) -> Result<()> {
 async fn create(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>> {
     let server = Server::start(&binary).await?;
     let mut report = Vec::new();
-    for (limits, name) in [(false, "create → first output, no limits"), (true, "create → first output, limits")] {
-        let (mut ours, mut bwrap) = (Samples::new("stacyvm native (API)"), Samples::new("bwrap --unshare-all"));
+    for (limits, name) in
+        [(false, "create → first output, no limits"), (true, "create → first output, limits")]
+    {
+        let (mut ours, mut bwrap) =
+            (Samples::new("stacyvm native (API)"), Samples::new("bwrap --unshare-all"));
         let mut destroy = Samples::new("stacyvm native (API)");
         for _ in 0..samples {
             let start = Instant::now();
@@ -83,7 +86,9 @@ async fn run_command(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>>
     let (mut ours, mut bwrap) = (Samples::new("stacyvm run"), Samples::new("bwrap --unshare-all"));
     for _ in 0..samples {
         let mut run = Command::new(&binary);
-        run.args(["run", "--", "/bin/echo", "hi"]).env("STACYVM_DATA_DIR", data.path()).env_remove("STACYVM_SERVER");
+        run.args(["run", "--", "/bin/echo", "hi"])
+            .env("STACYVM_DATA_DIR", data.path())
+            .env_remove("STACYVM_SERVER");
         run.stdin(Stdio::null());
         timed(Some(run), &mut ours)?;
         timed(rivals::bwrap(&["/bin/echo", "hi"]), &mut bwrap)?;
@@ -119,7 +124,9 @@ async fn files(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>> {
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let rate = |start: Instant| (BULK >> 20) as f64 / start.elapsed().as_secs_f64();
     for _ in 0..samples.div_ceil(8) {
-        let content = stream::repeat(bytes::Bytes::from_static(&[0x5a; 64 << 10])).take(BULK >> 16).map(std::io::Result::Ok);
+        let content = stream::repeat(bytes::Bytes::from_static(&[0x5a; 64 << 10]))
+            .take(BULK >> 16)
+            .map(std::io::Result::Ok);
         let start = Instant::now();
         let reply = server.0.http().put(&address).body(reqwest::Body::wrap_stream(content)).send().await?;
         ensure!(reply.status().is_success(), "upload: {}", reply.text().await?);
@@ -156,7 +163,8 @@ async fn stream_output(binary: PathBuf, samples: usize) -> Result<Vec<Comparison
     for _ in 0..samples.div_ceil(8) {
         let body = serde_json::json!({"command": command, "stream": true});
         let start = Instant::now();
-        let mut reply = server.0.http().post(server.0.url(&format!("/sandboxes/{id}/exec"))).json(&body).send().await?;
+        let mut reply =
+            server.0.http().post(server.0.url(&format!("/sandboxes/{id}/exec"))).json(&body).send().await?;
         let mut marks = 0;
         while let Some(chunk) = reply.chunk().await? {
             // 'x' stands in no key of a record.
@@ -207,13 +215,19 @@ async fn recovery(binary: PathBuf) -> Result<Vec<Comparison>> {
         server.0.post(&format!("/sandboxes/{id}/processes"), &body).await?;
         ids.push(id);
     }
-    let (mut seconds, mut memory) = (Samples::new("stacyvm, 50 busy sandboxes"), Samples::new("stacyvm, 50 busy sandboxes"));
+    let (mut seconds, mut memory) =
+        (Samples::new("stacyvm, 50 busy sandboxes"), Samples::new("stacyvm, 50 busy sandboxes"));
     for _ in 0..5 {
         let start = Instant::now();
         server.0.kill_9().await?;
         server.0.restart().await?;
         loop {
-            let running = server.0.get("/sandboxes").await?.as_array().map_or(0, |all| all.iter().filter(|s| s["state"] == "running").count());
+            let running = server
+                .0
+                .get("/sandboxes")
+                .await?
+                .as_array()
+                .map_or(0, |all| all.iter().filter(|s| s["state"] == "running").count());
             if running == ids.len() {
                 break;
             }

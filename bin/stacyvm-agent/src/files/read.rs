@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(content(&root, 0, 0).unwrap(), bytes);
         assert_eq!(content(&root, 5, 10).unwrap(), bytes[5..15]);
         assert_eq!(content(&root, bytes.len() as u64 - 3, 100).unwrap(), bytes[bytes.len() - 3..]);
-        assert_eq!(content(&root, u64::MAX, 100).unwrap(), []);
+        assert!(content(&root, u64::MAX, 100).unwrap().is_empty());
     }
 
     #[test]

@@ -21,10 +21,9 @@ struct Pacer {
 impl Pacer {
     fn new(process: &Arc<Process>, position: u64) -> Self {
         let number = process.update(|state| {
-            let number = state.next_pacer;
-            state.next_pacer += 1;
-            state.pacers.insert(number, position);
-            number
+            // It is the one that was waited for, or as good.
+            state.release_held();
+            state.pace(position)
         });
         Self { process: Arc::clone(process), number }
     }
@@ -36,7 +35,11 @@ impl Pacer {
 
 impl Drop for Pacer {
     fn drop(&mut self) {
-        self.process.update(|state| state.pacers.remove(&self.number));
+        let position = self.process.update(|state| state.pacers.remove(&self.number));
+        // Its connection may have been lost, or the control plane is being replaced.
+        if let Some(position) = position.filter(|_| self.process.may_say_more()) {
+            self.process.hold(position);
+        }
     }
 }
 

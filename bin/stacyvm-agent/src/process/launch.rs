@@ -1,10 +1,18 @@
 //! From a `Start` request to a running program, or to the reason why there is none.
 
-use super::{Facts, Process, Shared, memory::OomKills, pump, stdin::Stdin, unix_ms, watcher};
+use super::{
+    Facts, Process, Shared,
+    memory::OomKills,
+    pump,
+    stdin::Stdin,
+    unix_ms,
+    watcher::{self, Departure},
+};
 use crate::{
     args::Config,
     fail::{Fail, Result, errno_of},
     files::{path::SandboxPath, resolve::Root},
+    killtree, signals,
     supervisor::{
         Parts,
         request::Request,
@@ -18,6 +26,7 @@ use rustix::{
     io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
     pipe::{PipeFlags, pipe_with},
+    process::Pid,
 };
 use stacyvm_guest::{limits, proto::StartRequest};
 use std::{
@@ -29,8 +38,12 @@ use std::{
         unix::ffi::OsStrExt,
     },
     sync::Arc,
+    time::Duration,
 };
-use tokio::net::{UnixStream, unix::OwnedReadHalf, unix::pipe};
+use tokio::{
+    net::{UnixStream, unix::OwnedReadHalf, unix::pipe},
+    time::Instant,
+};
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Longest id, in bytes.
@@ -41,6 +54,10 @@ const TAG: usize = 1024;
 const ARGV: usize = 4096;
 /// Least and most output that a process may ask to be kept, in bytes.
 const LOG: (u64, u64) = (4 << 10, 16 << 20);
+
+/// Longest time for ending what a killed supervisor left.
+const ORPHANS: Duration = Duration::from_secs(10);
+const ORPHANS_PAUSE: Duration = Duration::from_millis(5);
 
 /// What every start needs.
 #[derive(Debug)]
@@ -55,6 +72,7 @@ pub(crate) struct Launcher {
 pub(super) struct Launched {
     pub(super) process: Arc<Process>,
     control: OwnedReadHalf,
+    supervisor: Option<Pid>,
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
     oom_kills: Arc<OomKills>,
@@ -62,10 +80,10 @@ pub(super) struct Launched {
 }
 
 impl Launched {
-    /// Serves the process until its supervisor left, then returns true if that happened unexpectedly.
-    pub(super) async fn serve(self, on_growth: impl Fn() + Send + 'static) -> bool {
+    /// Serves the process until its supervisor left.
+    pub(super) async fn serve(self, on_growth: impl Fn() + Send + 'static) -> Departure {
         tokio::spawn(pump::run(Arc::clone(&self.process), self.stdout, self.stderr, on_growth));
-        watcher::run(self.process, self.control, self.oom_kills, self.oom_kills_before).await
+        watcher::run(self.process, self.control, self.supervisor, self.oom_kills, self.oom_kills_before).await
     }
 }
 
@@ -128,12 +146,20 @@ impl Launcher {
             Fail::internal(format!("this sandbox can start no more processes (its zygote is gone: {errno})"))
         })?;
         let (mut reports, commands) = ours.control.into_split();
-        let pid = match watcher::next(&mut reports).await {
-            Some(Report::Started { pid }) => pid,
-            Some(Report::Failed { step, errno }) => {
-                return Err(refusal(&request.argv[0], &cwd, step, Errno::from_raw_os_error(errno)));
+        let mut supervisor = None;
+        let pid = loop {
+            match watcher::next(&mut reports).await {
+                Some(Report::Forked { pid }) => supervisor = Pid::from_raw(pid),
+                Some(Report::Started { pid }) => break pid,
+                Some(Report::Failed { step, errno }) => {
+                    return Err(refusal(&request.argv[0], &cwd, step, Errno::from_raw_os_error(errno)));
+                }
+                Some(_) => {}
+                None => {
+                    self.end_orphans(supervisor).await;
+                    return Err(Fail::exhausted("the process was killed before it could start"));
+                }
             }
-            _ => return Err(Fail::exhausted("the process was killed before it could start")),
         };
         let wanted = if request.log_bytes == 0 { limits::LOG_BYTES } else { request.log_bytes };
         let facts = Facts {
@@ -148,14 +174,34 @@ impl Launcher {
             number,
         };
         let process = Arc::new(Process::new(facts, Stdin::new(ours.stdin), commands, shared));
+        // Whoever started it has yet to attach.
+        process.hold(0);
         Ok(Launched {
             process,
             control: reports,
+            supervisor,
             stdout: ours.stdout,
             stderr: ours.stderr,
             oom_kills: Arc::clone(&self.oom_kills),
             oom_kills_before,
         })
+    }
+
+    /// Ends what a supervisor left behind when it was killed: nobody enforces its deadlines any more, and its processes are
+    /// now children of this one, as are no others but the zygote.
+    pub(super) async fn end_orphans(&self, supervisor: Option<Pid>) {
+        let until = Instant::now() + ORPHANS;
+        // Its descriptors are closed before its children are passed on.
+        while supervisor.is_some_and(|pid| signals::send(pid, 0).is_ok()) && Instant::now() < until {
+            tokio::time::sleep(ORPHANS_PAUSE).await;
+        }
+        let (me, zygote) = (rustix::process::getpid(), self.zygote.pid());
+        let orphans = move || killtree::descendants_except(me, Some(zygote));
+        while matches!(tokio::task::spawn_blocking(move || killtree::kill_all(orphans)).await, Ok(1..))
+            && Instant::now() < until
+        {
+            tokio::time::sleep(ORPHANS_PAUSE).await;
+        }
     }
 
     fn account(&self, user: &str) -> Result<Account> {

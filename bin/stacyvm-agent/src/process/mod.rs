@@ -63,6 +63,11 @@ impl Shared {
     }
 }
 
+/// How long a process waits for its first reader, and for one that was cut off, rather than lose output.
+const HOLD: Duration = Duration::from_secs(3);
+/// Most bytes that a connection may have taken and not delivered: its window, and what the control plane has in hand.
+const IN_FLIGHT: usize = 512 << 10;
+
 /// What was asked for, and what the start made of it.
 #[derive(Debug)]
 struct Facts {
@@ -94,6 +99,8 @@ struct State {
     counted: usize,
     /// Positions of the readers that the process waits for, by number.
     pacers: HashMap<u64, u64>,
+    /// Those of `pacers` whose reader is not there: not yet, or not any more.
+    held: Vec<u64>,
     next_pacer: u64,
     outcome: Option<Outcome>,
     ended_ms: i64,
@@ -134,6 +141,7 @@ impl State {
             log: Log::new(),
             counted: 0,
             pacers: HashMap::new(),
+            held: Vec::new(),
             next_pacer: 0,
             outcome: None,
             ended_ms: 0,
@@ -149,9 +157,26 @@ impl State {
         }
     }
 
-    /// First offset that a reader still waits for.
-    fn keep_from(&self) -> u64 {
-        self.pacers.values().copied().min().unwrap_or(u64::MAX)
+    /// First offset that a reader may still want. What was handed to a connection may be lost with it, so a part of the
+    /// log behind the reader is kept for its return.
+    fn keep_from(&self, capacity: usize) -> u64 {
+        let on_the_way = IN_FLIGHT.min(capacity / 2) as u64;
+        self.pacers.values().min().map_or(u64::MAX, |position| position.saturating_sub(on_the_way))
+    }
+
+    /// Makes the process wait for a reader at `position`.
+    fn pace(&mut self, position: u64) -> u64 {
+        let number = self.next_pacer;
+        self.next_pacer += 1;
+        self.pacers.insert(number, position);
+        number
+    }
+
+    /// Stops waiting for readers that are not there.
+    fn release_held(&mut self) {
+        for number in self.held.drain(..) {
+            self.pacers.remove(&number);
+        }
     }
 
     fn end(&mut self, outcome: Outcome) {
@@ -198,8 +223,27 @@ impl Process {
 
     /// How many more bytes may be read from the process now. 0: somebody it waits for is behind.
     fn room(&self) -> usize {
-        let state = self.state();
-        state.log.room(self.capacity(), state.keep_from())
+        let (state, capacity) = (self.state(), self.capacity());
+        state.log.room(capacity, state.keep_from(capacity))
+    }
+
+    /// Waits, for a while, for a reader at `position` that has not attached yet or was cut off.
+    fn hold(self: &std::sync::Arc<Self>, position: u64) {
+        let number = self.update(|state| {
+            let number = state.pace(position);
+            state.held.push(number);
+            number
+        });
+        let process = std::sync::Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(HOLD).await;
+            if let Some(process) = process.upgrade() {
+                process.update(|state| {
+                    state.held.retain(|held| *held != number);
+                    state.pacers.remove(&number);
+                });
+            }
+        });
     }
 
     fn append(&self, source: Source, data: &[u8]) {
@@ -220,21 +264,19 @@ impl Process {
         });
     }
 
-    /// The supervisor is gone. Returns true if it left without telling how its leader ended.
-    fn supervisor_gone(&self) -> bool {
+    /// The supervisor is gone. If it did not tell how its leader ended, nobody knows.
+    fn supervisor_gone(&self) {
         self.stdin.close();
         self.shared.live.fetch_sub(1, Ordering::Relaxed);
         self.update(|state| {
             state.supervised = false;
             // Dropping the senders tells those who wait.
             state.signals.clear();
-            let lost = state.outcome.is_none();
-            if lost {
-                state
-                    .end(Outcome::Lost("its supervisor was killed; the exit status is not known".to_owned()));
+            if state.outcome.is_none() {
+                let why = "its supervisor was killed; the exit status is not known";
+                state.end(Outcome::Lost(why.to_owned()));
             }
-            lost
-        })
+        });
     }
 
     fn signal_answered(&self, sequence: u32, delivered: bool) {
@@ -303,6 +345,11 @@ impl Process {
     /// Sorts by the time of the end.
     fn ended_order(&self) -> (Option<Instant>, u64) {
         (self.state().ended_at, self.facts.number)
+    }
+
+    /// More output may come.
+    fn may_say_more(&self) -> bool {
+        self.state().output_open
     }
 
     /// Somebody reads whom the process waits for.

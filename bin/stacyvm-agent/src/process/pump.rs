@@ -76,6 +76,10 @@ pub(super) async fn run(
     loop {
         changes.borrow_and_update();
         if process.state().forgotten {
+            // Whoever still reads gets what there is, and an end.
+            if !settled {
+                settle(&process);
+            }
             return;
         }
         if drained_at.is_none() {

@@ -3,11 +3,9 @@
 use super::{
     ALL_LOGS, LEAST_LOG, Process, Shared,
     launch::{self, Launched, Launcher},
+    watcher::Departure,
 };
-use crate::{
-    fail::{Fail, Result},
-    killtree,
-};
+use crate::fail::{Fail, Result};
 use stacyvm_guest::{
     limits,
     proto::{self, StartRequest},
@@ -15,7 +13,6 @@ use stacyvm_guest::{
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
-    time::Duration,
 };
 use tokio::sync::watch;
 
@@ -128,25 +125,10 @@ impl Table {
 
     async fn look_after(self: Arc<Self>, launched: Launched) {
         let table = Arc::clone(&self);
-        let lost = launched.serve(move || table.limit_logs()).await;
-        if lost {
-            self.end_orphans().await;
+        if let Departure::Killed(supervisor) = launched.serve(move || table.limit_logs()).await {
+            self.launcher.end_orphans(supervisor).await;
         }
         self.forget_oldest();
-    }
-
-    /// Ends what a supervisor left behind when it was killed: nobody enforces its deadlines any more, and its processes are
-    /// now children of this one, as are no others but the zygote.
-    async fn end_orphans(&self) {
-        let (me, zygote) = (rustix::process::getpid(), self.launcher.zygote.pid());
-        let orphans = move || killtree::descendants_except(me, Some(zygote));
-        loop {
-            let found = tokio::task::spawn_blocking(move || killtree::kill_all(orphans)).await;
-            if !matches!(found, Ok(1..)) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
     }
 
     /// Forgets the processes that ended longest ago, beyond the number remembered.

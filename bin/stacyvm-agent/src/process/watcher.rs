@@ -2,6 +2,7 @@
 
 use super::{Process, memory::OomKills};
 use crate::supervisor::wire::{Ending, FRAME, Report};
+use rustix::process::Pid;
 use std::sync::Arc;
 use tokio::{io::AsyncReadExt, net::unix::OwnedReadHalf};
 
@@ -15,15 +16,28 @@ pub(super) async fn next(control: &mut OwnedReadHalf) -> Option<Report> {
     Report::decode(frame)
 }
 
-/// Keeps `process` up to date. Returns true if its supervisor left without telling how the leader ended.
+/// How a supervisor left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Departure {
+    /// With nothing left to do.
+    Done,
+    /// Killed, with this process id as far as it is known.
+    Killed(Option<Pid>),
+}
+
+/// Keeps `process` up to date until its supervisor leaves.
 pub(super) async fn run(
     process: Arc<Process>,
     mut control: OwnedReadHalf,
+    mut supervisor: Option<Pid>,
     oom_kills: Arc<OomKills>,
     oom_kills_before: Option<u64>,
-) -> bool {
+) -> Departure {
+    let mut done = false;
     while let Some(report) = next(&mut control).await {
         match report {
+            Report::Forked { pid } => supervisor = Pid::from_raw(pid),
+            Report::Done => done = true,
             Report::Ended { ending, timed_out, ours } => {
                 let killed = matches!(ending, Ending::Signaled(libc::SIGKILL) | Ending::Exited(SHELL_KILLED));
                 let more = oom_kills_before.zip(oom_kills.count()).is_some_and(|(before, now)| now > before);
@@ -34,5 +48,6 @@ pub(super) async fn run(
             Report::Started { .. } | Report::Failed { .. } => {}
         }
     }
-    process.supervisor_gone()
+    process.supervisor_gone();
+    if done { Departure::Done } else { Departure::Killed(supervisor) }
 }

@@ -7,7 +7,7 @@
 //! ```text
 //!  agent ──request──► zygote ──fork──► supervisor ──fork──► leader ──► children, setsid'd ones too
 //!    ▲                                   │  ▲ adopts whatever loses its parent
-//!    └──── Started | Failed, Ended ──────┘  └ dies last: the end of its socket says that the tree is empty
+//!    └──── Started | Failed, Ended ──────┘  └ leaves last, saying that the tree is empty
 //! ```
 #![expect(unsafe_code, reason = "fork")]
 
@@ -175,7 +175,7 @@ impl Supervisor {
             }
             self.answer(childless, now);
             if childless {
-                return;
+                return tell(&self.control, Report::Done);
             }
         }
     }

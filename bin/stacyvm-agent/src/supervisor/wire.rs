@@ -54,9 +54,11 @@ pub(crate) enum Ending {
     Signaled(i32),
 }
 
-/// From a supervisor. The end of the stream says that no process of the tree is left, or that the supervisor is gone.
+/// From a supervisor, and about it. The stream ends when it is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Report {
+    /// From the zygote, at any time: the supervisor's own process id.
+    Forked { pid: i32 },
     /// The program runs.
     Started { pid: i32 },
     /// It does not, and never will.
@@ -65,6 +67,8 @@ pub(crate) enum Report {
     Ended { ending: Ending, timed_out: bool, ours: bool },
     /// Answer to a [`Command`].
     Signalled { sequence: u32, delivered: bool },
+    /// No process of the tree is left. A stream that ends without this is that of a supervisor that was killed.
+    Done,
 }
 
 /// To a supervisor: send a signal.
@@ -107,6 +111,8 @@ impl Report {
                 frame(3, signaled | u8::from(timed_out) << 1 | u8::from(ours) << 2, number, 0)
             }
             Self::Signalled { sequence, delivered } => frame(4, delivered.into(), 0, sequence),
+            Self::Done => frame(5, 0, 0, 0),
+            Self::Forked { pid } => frame(6, 0, pid, 0),
         }
     }
 
@@ -122,6 +128,8 @@ impl Report {
                 ours: flags & 4 != 0,
             },
             4 => Self::Signalled { sequence: b, delivered: flags != 0 },
+            5 => Self::Done,
+            6 => Self::Forked { pid: a },
             _ => return None,
         })
     }
@@ -147,7 +155,9 @@ mod tests {
     #[test]
     fn every_frame_survives() {
         let mut reports = vec![
+            Report::Forked { pid: 6 },
             Report::Started { pid: 7 },
+            Report::Done,
             Report::Signalled { sequence: u32::MAX, delivered: true },
             Report::Signalled { sequence: 0, delivered: false },
         ];

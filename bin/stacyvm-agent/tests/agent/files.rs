@@ -77,7 +77,7 @@ async fn every_byte_value_survives_both_ways() {
     let (_, part) = download(&agent, "/workspace/new/deep/file", 70_000, 5).await.unwrap();
     assert_eq!(part, bytes[70_000..70_005]);
     upload(&agent, "/workspace/empty", &[]).await.unwrap();
-    assert_eq!(download(&agent, "/workspace/empty", 0, 0).await.unwrap().1, []);
+    assert!(download(&agent, "/workspace/empty", 0, 0).await.unwrap().1.is_empty());
     agent.end().await;
 }
 

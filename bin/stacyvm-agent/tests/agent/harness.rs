@@ -9,8 +9,11 @@ use stacyvm_guest::{
 };
 use std::{
     fs,
-    os::{fd::OwnedFd, unix::net::UnixListener},
-    path::PathBuf,
+    os::{
+        fd::OwnedFd,
+        unix::{fs::PermissionsExt, net::UnixListener},
+    },
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -42,20 +45,43 @@ fn channel(socket: PathBuf, generation: u64, role: Role) -> Channel {
 }
 
 impl Agent {
-    /// A running agent, and clients of generation 1.
+    /// A running agent without isolation, and clients of generation 1.
     pub(crate) fn start() -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stacyvm-agent"));
+        Self::spawn(|root| {
+            command
+                .arg("--root")
+                .arg(root)
+                .args(["--uid", &rustix::process::getuid().as_raw().to_string()])
+                .args(["--gid", &rustix::process::getgid().as_raw().to_string()]);
+            command
+        })
+    }
+
+    /// The same as the first process of a pid namespace, with users of its own, on the host's files.
+    pub(crate) fn start_first() -> Self {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+        Self::spawn(|root| {
+            command.arg(env!("CARGO_BIN_EXE_stacyvm-agent"));
+            command.arg("--home").arg(root.join("home/sandbox")).arg("--workdir").arg(root.join("workspace"));
+            command
+        })
+    }
+
+    fn spawn(command: impl FnOnce(&Path) -> Command) -> Self {
         let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         for inner in ["root/workspace", "root/home/sandbox", "root/tmp"] {
             fs::create_dir_all(directory.path().join(inner)).unwrap();
+            fs::set_permissions(directory.path().join(inner), fs::Permissions::from_mode(0o777)).unwrap();
         }
         let socket = directory.path().join("agent.sock");
         let listener = UnixListener::bind(&socket).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_stacyvm-agent"))
-            .args(["--listen-fd", "0", "--sandbox", "sb-test", "--installation", "inst", "--root"])
-            .arg(directory.path().join("root"))
-            .args(["--uid", &rustix::process::getuid().as_raw().to_string()])
-            .args(["--gid", &rustix::process::getgid().as_raw().to_string()])
+        let child = command(&directory.path().join("root"))
+            .args(["--listen-fd", "0", "--sandbox", "sb-test", "--installation", "inst"])
             .env_clear()
+            .env("PATH", "/usr/bin:/bin")
             .env("SECRET", "of the server")
             .stdin(Stdio::from(OwnedFd::from(listener)))
             .stdout(Stdio::null())
@@ -78,6 +104,17 @@ impl Agent {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The agent itself: `unshare` stays in front of a first process.
+    fn agent_pid(&self) -> i32 {
+        let own = self.child.id();
+        let name = fs::read_to_string(format!("/proc/{own}/comm")).unwrap();
+        if name.trim() != "unshare" {
+            return own as i32;
+        }
+        let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap();
+        children.trim().parse().unwrap()
     }
 
     /// Starts a shell script.
@@ -138,7 +175,7 @@ impl Agent {
 
     /// Ends the agent as a runtime does and checks that nothing stays.
     pub(crate) async fn end(mut self) {
-        let pid = rustix::process::Pid::from_raw(self.child.id() as i32).unwrap();
+        let pid = rustix::process::Pid::from_raw(self.agent_pid()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         eventually("the agent does not end", || self.child.try_wait().unwrap().is_some()).await;
         assert_eq!(self.processes(), [] as [i32; 0], "after its end");

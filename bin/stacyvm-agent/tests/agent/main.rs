@@ -8,6 +8,7 @@
 
 mod connections;
 mod files;
+mod first_process;
 mod harness;
 mod output;
 mod processes;

@@ -99,11 +99,7 @@ async fn a_signal_to_the_leader_leaves_the_others_alone() {
 async fn an_exit_status_that_nobody_saw_is_not_invented() {
     let agent = Agent::start();
     let process = agent.sh("p", "sleep 1000 & sleep 1000").await;
-    let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid)).unwrap();
-    let supervisor: i32 =
-        stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().parse().unwrap();
-    let pid = rustix::process::Pid::from_raw(supervisor).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    kill_parent(process.pid);
     let process = agent.end_of("p").await;
     assert!(matches!(process.outcome, Some(Outcome::Lost(_))), "{process:?}");
     // Nobody could enforce a deadline on what it left.
@@ -112,6 +108,25 @@ async fn an_exit_status_that_nobody_saw_is_not_invented() {
     agent.sh("q", "exit 4").await;
     assert_eq!(agent.end_of("q").await.outcome, Some(Outcome::ExitCode(4)));
     agent.end().await;
+}
+
+#[tokio::test]
+async fn children_without_leader_and_supervisor_do_not_stay() {
+    let agent = Agent::start();
+    agent.sh("p", "sleep 1000 & echo $! > child; exit 0").await;
+    agent.end_of("p").await;
+    kill_parent(fs::read_to_string(agent.host_path("/workspace/child")).unwrap().trim().parse().unwrap());
+    agent.only_agent_left().await;
+    assert_eq!(agent.end_of("p").await.outcome, Some(Outcome::ExitCode(0)));
+    agent.end().await;
+}
+
+/// Kills the supervisor above a process.
+fn kill_parent(pid: u32) {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let parent: i32 = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let parent = rustix::process::Pid::from_raw(parent).unwrap();
+    rustix::process::kill_process(parent, rustix::process::Signal::KILL).unwrap();
 }
 
 #[tokio::test]

@@ -93,6 +93,9 @@ async fn follow<A: Attached>(
             Output::Gap { length } => {
                 output::note(format_args!("stacyvm: {length} bytes of output are lost"));
             }
+            Output::Reconnecting { reason } => {
+                output::note(format_args!("stacyvm: {reason}; the command goes on, trying again"));
+            }
             Output::Data { stream, data } => {
                 let mut write = std::pin::pin!(sink.write(stream, data));
                 let written = loop {

@@ -11,8 +11,8 @@ use stacyvm_provider::{Outcome, ProcessSpec, Signal, WriteFile};
 use std::{sync::Arc, time::Duration};
 
 checks! {
-    "control.prompt" "ping, start, signal, wait and files answer while stdin, readers and an upload are stalled" [] 30 prompt;
-    "control.stalled_download" "a download that nobody reads holds up no other" [] 20 stalled_download;
+    "control.prompt" "ping, start, signal, wait and files answer while stdin, readers and an upload are stalled" [] 60 prompt;
+    "control.stalled_download" "a download that nobody reads holds up no other" [] 45 stalled_download;
 }
 
 async fn prompt(cx: Context) -> Verdict {

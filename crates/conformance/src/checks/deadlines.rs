@@ -10,14 +10,14 @@ use stacyvm_provider::{Outcome, ProcessSpec};
 use std::time::Duration;
 
 checks! {
-    "deadline.kills" "at its deadline a process is killed and reported as timed out" [] 10 kills;
-    "deadline.output" "output written in front of the deadline is there, to the last byte" [] 10 output;
-    "deadline.descendants" "a deadline ends descendants too: other sessions, daemons, those that ignore signals" [] 20 descendants;
-    "deadline.background" "a deadline also ends what an ended leader left running" [] 15 background;
-    "deadline.in_time" "a process that ends in front of its deadline is not touched by it" [] 10 in_time;
-    "background.outlives_exec" "an exec ends with its leader while a background child that holds its output runs on" [] 15 outlives_exec;
-    "background.output_reported" "output held open by a background child is reported until it ends" [] 15 output_reported;
-    "background.daemon" "a daemon runs on behind the end of its exec" [] 15 daemon;
+    "deadline.kills" "at its deadline a process is killed and reported as timed out" [] 30 kills;
+    "deadline.output" "output written in front of the deadline is there, to the last byte" [] 30 output;
+    "deadline.descendants" "a deadline ends descendants too: other sessions, daemons, those that ignore signals" [] 45 descendants;
+    "deadline.background" "a deadline also ends what an ended leader left running" [] 30 background;
+    "deadline.in_time" "a process that ends in front of its deadline is not touched by it" [] 30 in_time;
+    "background.outlives_exec" "an exec ends with its leader while a background child that holds its output runs on" [] 30 outlives_exec;
+    "background.output_reported" "output held open by a background child is reported until it ends" [] 30 output_reported;
+    "background.daemon" "a daemon runs on behind the end of its exec" [] 30 daemon;
 }
 
 const SOON: Option<Duration> = Some(Duration::from_millis(300));

@@ -8,15 +8,15 @@ use crate::{
 use stacyvm_provider::{ErrorKind, FileEntry, FileKind};
 
 checks! {
-    "files.list" "a directory is listed completely, sorted, with what each entry is" [] 10 list;
-    "files.list_long" "a directory with thousands of entries is listed completely" [] 15 list_long;
-    "files.move" "move renames, makes parents and replaces a file" [] 10 move_file;
-    "files.mkdir" "mkdir makes one directory, or with parents the whole path" [] 10 mkdir;
-    "files.remove" "remove takes a file or empty directory, and a tree only when told to" [] 10 remove;
-    "files.glob" "glob understands * ? [] {} and **, and sorts" [] 10 glob;
-    "files.glob_malformed" "a malformed pattern is InvalidArgument" [] 10 glob_malformed;
-    "files.names" "names with spaces, newlines, wide characters, dashes and stars are just names" [] 15 names;
-    "files.foreign_names" "a name that is not UTF-8 spoils neither a listing nor a removal" [] 10 foreign_names;
+    "files.list" "a directory is listed completely, sorted, with what each entry is" [] 30 list;
+    "files.list_long" "a directory with thousands of entries is listed completely" [] 30 list_long;
+    "files.move" "move renames, makes parents and replaces a file" [] 30 move_file;
+    "files.mkdir" "mkdir makes one directory, or with parents the whole path" [] 30 mkdir;
+    "files.remove" "remove takes a file or empty directory, and a tree only when told to" [] 30 remove;
+    "files.glob" "glob understands * ? [] {} and **, and sorts" [] 30 glob;
+    "files.glob_malformed" "a malformed pattern is InvalidArgument" [] 30 glob_malformed;
+    "files.names" "names with spaces, newlines, wide characters, dashes and stars are just names" [] 30 names;
+    "files.foreign_names" "a name that is not UTF-8 spoils neither a listing nor a removal" [] 30 foreign_names;
 }
 
 fn paths(entries: &[FileEntry]) -> Vec<&str> {

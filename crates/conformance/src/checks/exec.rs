@@ -9,22 +9,22 @@ use stacyvm_provider::{ErrorKind, Outcome, ProcessSpec};
 use std::{collections::BTreeMap, time::Duration};
 
 checks! {
-    "exec.exit_code" "every exit code from 0 to 255 arrives as it was" [] 20 exit_code;
-    "exec.signal_outcome" "a process ended by a signal is reported with that signal" [] 10 signal_outcome;
-    "exec.argv" "arguments arrive byte for byte" [] 10 argv;
-    "exec.start_idempotent" "start with a known id returns that process and starts nothing" [] 10 start_idempotent;
-    "exec.start_concurrent" "two starts of one id at once start one process" [] 10 start_concurrent;
-    "exec.command_missing" "a command that does not exist is NotFound" [] 10 command_missing;
-    "exec.not_executable" "a file that cannot be executed is InvalidArgument" [] 10 not_executable;
-    "exec.bad_cwd" "a working directory that does not exist is NotFound" [] 10 bad_cwd;
-    "exec.bad_spec" "a spec that makes no sense is InvalidArgument and starts nothing" [] 10 bad_spec;
-    "exec.unknown_process" "every call about an unknown process is NotFound" [] 10 unknown_process;
-    "exec.wait_timeout" "wait returns the running process when its time is over" [] 10 wait_timeout;
-    "exec.process_list" "live and recently ended processes are listed, oldest first" [] 10 process_list;
-    "exec.process_info" "a process is described as it was started, with a start and an end" [] 10 process_info;
-    "exec.logs" "the last lines of a sandbox's processes can be read" [] 10 logs;
-    "exec.many" "32 processes at once each give their own output and status" [] 20 many;
-    "exec.orphans" "orphans that end with statuses of their own disturb no exit code" [] 20 orphans;
+    "exec.exit_code" "every exit code from 0 to 255 arrives as it was" [] 45 exit_code;
+    "exec.signal_outcome" "a process ended by a signal is reported with that signal" [] 30 signal_outcome;
+    "exec.argv" "arguments arrive byte for byte" [] 30 argv;
+    "exec.start_idempotent" "start with a known id returns that process and starts nothing" [] 30 start_idempotent;
+    "exec.start_concurrent" "two starts of one id at once start one process" [] 30 start_concurrent;
+    "exec.command_missing" "a command that does not exist is NotFound" [] 30 command_missing;
+    "exec.not_executable" "a file that cannot be executed is InvalidArgument" [] 30 not_executable;
+    "exec.bad_cwd" "a working directory that does not exist is NotFound" [] 30 bad_cwd;
+    "exec.bad_spec" "a spec that makes no sense is InvalidArgument and starts nothing" [] 30 bad_spec;
+    "exec.unknown_process" "every call about an unknown process is NotFound" [] 30 unknown_process;
+    "exec.wait_timeout" "wait returns the running process when its time is over" [] 30 wait_timeout;
+    "exec.process_list" "live and recently ended processes are listed, oldest first" [] 30 process_list;
+    "exec.process_info" "a process is described as it was started, with a start and an end" [] 30 process_info;
+    "exec.logs" "the last lines of a sandbox's processes can be read" [] 30 logs;
+    "exec.many" "32 processes at once each give their own output and status" [] 45 many;
+    "exec.orphans" "orphans that end with statuses of their own disturb no exit code" [] 45 orphans;
 }
 
 async fn exit_code(cx: Context) -> Verdict {

@@ -11,23 +11,23 @@ use stacyvm_provider::{Error, ErrorKind, FileKind, ReadRange, WriteFile};
 use std::{sync::Arc, time::Duration};
 
 checks! {
-    "files.sizes" "files of any size come back as they were written" [] 20 sizes;
+    "files.sizes" "files of any size come back as they were written" [] 45 sizes;
     "files.bytes_256" "all 256 byte values survive upload and download" [] 10 bytes_256;
-    "files.pieces" "it does not matter how an upload is cut into pieces" [] 10 cut_in_pieces;
-    "files.ranges" "a range gives exactly the bytes asked for" [] 10 ranges;
-    "files.seen_by_processes" "files written through the API and by processes are the same files" [] 10 seen_by_processes;
-    "files.failed_upload" "an upload that fails leaves the old file and nothing else" [] 10 failed_upload;
-    "files.cancelled_upload" "an upload that is given up leaves the old file and nothing else" [] 15 cancelled_upload;
-    "files.replaced_in_one_step" "until an upload is complete readers see the old content, then the new" [] 15 replaced_in_one_step;
-    "files.concurrent_writes" "of several writes of one file at once, one wins completely" [] 20 concurrent_writes;
-    "files.mode" "permission bits are set on write and by chmod, and replace those of the old file" [] 10 mode;
-    "files.owner" "files and the parents made for them belong to the sandbox user" [Isolated] 10 owner;
-    "files.parents" "parents are made on write" [] 10 parents;
-    "files.missing" "every call about a path that does not exist is NotFound" [] 10 missing;
-    "files.in_the_way" "a directory or file in the way is InvalidArgument and stays" [] 10 in_the_way;
-    "files.relative_path" "a path that is not absolute is InvalidArgument" [] 10 relative_path;
-    "files.fifo" "a pipe is listed, not waited for" [] 10 fifo;
-    "files.shrunk" "a file that shrinks during a download ends it with an error" [] 15 shrunk;
+    "files.pieces" "it does not matter how an upload is cut into pieces" [] 30 cut_in_pieces;
+    "files.ranges" "a range gives exactly the bytes asked for" [] 30 ranges;
+    "files.seen_by_processes" "files written through the API and by processes are the same files" [] 30 seen_by_processes;
+    "files.failed_upload" "an upload that fails leaves the old file and nothing else" [] 30 failed_upload;
+    "files.cancelled_upload" "an upload that is given up leaves the old file and nothing else" [] 30 cancelled_upload;
+    "files.replaced_in_one_step" "until an upload is complete readers see the old content, then the new" [] 30 replaced_in_one_step;
+    "files.concurrent_writes" "of several writes of one file at once, one wins completely" [] 45 concurrent_writes;
+    "files.mode" "permission bits are set on write and by chmod, and replace those of the old file" [] 30 mode;
+    "files.owner" "files and the parents made for them belong to the sandbox user" [Isolated] 30 owner;
+    "files.parents" "parents are made on write" [] 30 parents;
+    "files.missing" "every call about a path that does not exist is NotFound" [] 30 missing;
+    "files.in_the_way" "a directory or file in the way is InvalidArgument and stays" [] 30 in_the_way;
+    "files.relative_path" "a path that is not absolute is InvalidArgument" [] 30 relative_path;
+    "files.fifo" "a pipe is listed, not waited for" [] 30 fifo;
+    "files.shrunk" "a file that shrinks during a download ends it with an error" [] 30 shrunk;
 }
 
 async fn sizes(cx: Context) -> Verdict {
@@ -309,7 +309,7 @@ async fn fifo(cx: Context) -> Verdict {
 
 async fn shrunk(cx: Context) -> Verdict {
     let sandbox = cx.shared().await?;
-    let content = noise(10, 16 << 20);
+    let content = noise(10, 6 << 20);
     sandbox.write(&cx.path("shrinking"), &content).await?;
     let range = ReadRange::default();
     let (entry, mut download) =

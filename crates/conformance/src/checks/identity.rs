@@ -9,17 +9,17 @@ use stacyvm_provider::{ErrorKind, ProcessSpec};
 use std::collections::BTreeMap;
 
 checks! {
-    "exec.environment" "a process sees the base environment and what was added, and nothing of the server's" [] 10 environment;
-    "exec.environment_values" "values of the environment arrive byte for byte and win over the base" [] 10 environment_values;
-    "exec.cwd" "processes start in /workspace or where they were told to" [] 10 cwd;
-    "exec.workspace_writable" "a process can write in /workspace and in its home" [] 10 workspace_writable;
-    "exec.descriptors" "a process starts with stdin, stdout and stderr, and no other descriptor" [] 10 descriptors;
-    "exec.signal_state" "a process starts with no signal blocked or ignored" [] 10 signal_state;
-    "exec.user" "processes run as a user without rights: not root, no capabilities, no way to get them" [Isolated] 10 user;
-    "exec.home" "the user has a home of its own, and HOME and USER name it" [Isolated] 10 home;
-    "exec.root_user" "a process may ask to be root of the sandbox" [RootUser] 10 root_user;
-    "exec.root_user_refused" "a runtime without a root user says Unsupported" [NoRootUser] 10 root_user_refused;
-    "exec.unknown_user" "a user that does not exist is refused" [] 10 unknown_user;
+    "exec.environment" "a process sees the base environment and what was added, and nothing of the server's" [] 30 environment;
+    "exec.environment_values" "values of the environment arrive byte for byte and win over the base" [] 30 environment_values;
+    "exec.cwd" "processes start in /workspace or where they were told to" [] 30 cwd;
+    "exec.workspace_writable" "a process can write in /workspace and in its home" [] 30 workspace_writable;
+    "exec.descriptors" "a process starts with stdin, stdout and stderr, and no other descriptor" [] 30 descriptors;
+    "exec.signal_state" "a process starts with no signal blocked or ignored" [] 30 signal_state;
+    "exec.user" "processes run as a user without rights: not root, no capabilities, no way to get them" [Isolated] 30 user;
+    "exec.home" "the user has a home of its own, and HOME and USER name it" [Isolated] 30 home;
+    "exec.root_user" "a process may ask to be root of the sandbox" [RootUser] 30 root_user;
+    "exec.root_user_refused" "a runtime without a root user says Unsupported" [NoRootUser] 30 root_user_refused;
+    "exec.unknown_user" "a user that does not exist is refused" [] 30 unknown_user;
 }
 
 async fn variables(sandbox: &Sandbox, spec: &ProcessSpec) -> Verdict<BTreeMap<String, String>> {

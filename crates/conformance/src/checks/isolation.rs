@@ -9,15 +9,15 @@ use crate::{
 use std::fs;
 
 checks! {
-    "isolation.hostname" "a sandbox does not have the host's name" [Isolated] 10 hostname;
-    "isolation.processes" "a sandbox sees no processes but its own" [Isolated] 10 processes;
-    "isolation.other_sandbox" "a sandbox sees nothing of another one" [Isolated] 15 other_sandbox;
-    "isolation.host_files" "files of the host cannot be read, and nothing written lands there" [Isolated] 10 host_files;
-    "isolation.network" "the only network interface is the sandbox's own loopback" [Isolated, NoNetwork] 10 network;
-    "isolation.agent_protected" "a process can neither signal, trace, read nor end its sandbox's agent" [Isolated] 15 agent_protected;
-    "isolation.kernel_settings" "kernel settings can be read at most" [Isolated] 10 kernel_settings;
-    "isolation.no_mounts_or_devices" "nothing can be mounted and no device can be made" [Isolated] 10 no_mounts_or_devices;
-    "isolation.zombies" "ended orphans do not pile up" [Isolated] 15 zombies;
+    "isolation.hostname" "a sandbox does not have the host's name" [Isolated] 30 hostname;
+    "isolation.processes" "a sandbox sees no processes but its own" [Isolated] 30 processes;
+    "isolation.other_sandbox" "a sandbox sees nothing of another one" [Isolated] 30 other_sandbox;
+    "isolation.host_files" "files of the host cannot be read, and nothing written lands there" [Isolated] 30 host_files;
+    "isolation.network" "the only network interface is the sandbox's own loopback" [Isolated, NoNetwork] 30 network;
+    "isolation.agent_protected" "a process can neither signal, trace, read nor end its sandbox's agent" [Isolated] 30 agent_protected;
+    "isolation.kernel_settings" "kernel settings can be read at most" [Isolated] 30 kernel_settings;
+    "isolation.no_mounts_or_devices" "nothing can be mounted and no device can be made" [Isolated] 30 no_mounts_or_devices;
+    "isolation.zombies" "ended orphans do not pile up" [Isolated] 30 zombies;
 }
 
 async fn hostname(cx: Context) -> Verdict {

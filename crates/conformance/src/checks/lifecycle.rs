@@ -11,20 +11,20 @@ use stacyvm_provider::{ErrorKind, RuntimeState};
 use std::{collections::BTreeSet, time::Duration};
 
 checks! {
-    "lifecycle.health" "health answers at once and says that a sandbox could be created" [] 10 health;
-    "lifecycle.create" "a created sandbox can be connected to and runs commands" [] 10 create;
-    "lifecycle.create_idempotent" "create with a known id changes nothing and returns the same sandbox" [] 10 create_idempotent;
-    "lifecycle.create_concurrent" "two creates of one id at once make one working sandbox" [] 15 create_concurrent;
-    "lifecycle.create_parallel" "sandboxes created side by side are all there and apart" [] 20 create_parallel;
-    "lifecycle.create_cancelled" "a create that is given up at any moment can be destroyed or done again" [] 20 create_cancelled;
-    "lifecycle.missing_image" "an image that does not exist is refused and leaves nothing" [] 15 missing_image;
-    "lifecycle.connect_unknown" "connect to an unknown id is NotFound" [] 10 connect_unknown;
-    "lifecycle.connect_again" "a second connection sees what the first one started, and neither disturbs the other" [] 10 connect_again;
-    "lifecycle.status" "status says running while it runs and NotFound before and after" [] 10 status;
-    "lifecycle.list" "list names every sandbox there is, once, and none that is gone" [] 20 list;
-    "lifecycle.ended_waits" "ended does not return while the sandbox runs and does once it is destroyed" [] 15 ended_waits;
-    "lifecycle.agent_killed" "a sandbox whose agent is killed is reported as ended with a reason and can be destroyed" [HostProcesses] 20 agent_killed;
-    "lifecycle.stats" "stats show processor time, memory and processes of a running sandbox" [Stats] 15 stats;
+    "lifecycle.health" "health answers at once and says that a sandbox could be created" [] 30 health;
+    "lifecycle.create" "a created sandbox can be connected to and runs commands" [] 30 create;
+    "lifecycle.create_idempotent" "create with a known id changes nothing and returns the same sandbox" [] 30 create_idempotent;
+    "lifecycle.create_concurrent" "two creates of one id at once make one working sandbox" [] 30 create_concurrent;
+    "lifecycle.create_parallel" "sandboxes created side by side are all there and apart" [] 45 create_parallel;
+    "lifecycle.create_cancelled" "a create that is given up at any moment can be destroyed or done again" [] 45 create_cancelled;
+    "lifecycle.missing_image" "an image that does not exist is refused and leaves nothing" [] 30 missing_image;
+    "lifecycle.connect_unknown" "connect to an unknown id is NotFound" [] 30 connect_unknown;
+    "lifecycle.connect_again" "a second connection sees what the first one started, and neither disturbs the other" [] 30 connect_again;
+    "lifecycle.status" "status says running while it runs and NotFound before and after" [] 30 status;
+    "lifecycle.list" "list names every sandbox there is, once, and none that is gone" [] 45 list;
+    "lifecycle.ended_waits" "ended does not return while the sandbox runs and does once it is destroyed" [] 30 ended_waits;
+    "lifecycle.agent_killed" "a sandbox whose agent is killed is reported as ended with a reason and can be destroyed" [HostProcesses] 45 agent_killed;
+    "lifecycle.stats" "stats show processor time, memory and processes of a running sandbox" [Stats] 30 stats;
 }
 
 async fn health(cx: Context) -> Verdict {

@@ -10,12 +10,12 @@ use stacyvm_provider::{ErrorKind, Outcome, ProcessInfo, SandboxSpec};
 use std::time::{Duration, Instant};
 
 checks! {
-    "limits.memory" "a process that takes more memory than the sandbox has is ended, and said to be" [MemoryLimit] 20 memory;
-    "limits.memory_together" "processes that together take more memory than the sandbox has do not get it" [MemoryLimit] 20 memory_together;
-    "limits.memory_survived" "a sandbox that ran out of memory answers and works on" [MemoryLimit] 30 memory_survived;
-    "limits.pids" "no more processes than the limit can be made, and the sandbox answers when it is reached" [PidsLimit] 20 pids;
-    "limits.pids_start" "start is ResourceLimit while there is no room for another process, and works again behind that" [PidsLimit] 20 pids_start;
-    "limits.cpu" "busy processes get no more processor time than the sandbox has processors" [CpuLimit] 20 cpu;
+    "limits.memory" "a process that takes more memory than the sandbox has is ended, and said to be" [MemoryLimit] 45 memory;
+    "limits.memory_together" "processes that together take more memory than the sandbox has do not get it" [MemoryLimit] 45 memory_together;
+    "limits.memory_survived" "a sandbox that ran out of memory answers and works on" [MemoryLimit] 60 memory_survived;
+    "limits.pids" "no more processes than the limit can be made, and the sandbox answers when it is reached" [PidsLimit] 45 pids;
+    "limits.pids_start" "start is ResourceLimit while there is no room for another process, and works again behind that" [PidsLimit] 45 pids_start;
+    "limits.cpu" "busy processes get no more processor time than the sandbox has processors" [CpuLimit] 45 cpu;
 }
 
 const MEMORY_MB: u32 = 64;

@@ -9,14 +9,14 @@ use stacyvm_provider::{ErrorKind, FileKind, ReadRange};
 use std::{fs, path::PathBuf};
 
 checks! {
-    "links.read_outside" "a link to a file of the host does not read it" [] 10 read_outside;
-    "links.write_outside" "a link to a file or directory of the host does not let anything be written there" [] 10 write_outside;
-    "links.remove_outside" "removing, moving or changing what a link points to leaves the host alone" [] 10 remove_outside;
-    "links.dot_dot" "no number of .. leads out of the root" [] 10 dot_dot;
-    "links.inside" "links within the root are followed, relative and absolute ones" [] 10 inside;
-    "links.stat" "stat shows the link, or with follow its target" [] 10 stat;
-    "links.remove" "a link is removed, not what it points to" [] 10 remove;
-    "links.loop" "a loop of links is an error, not a hang" [] 10 looped;
+    "links.read_outside" "a link to a file of the host does not read it" [] 30 read_outside;
+    "links.write_outside" "a link to a file or directory of the host does not let anything be written there" [] 30 write_outside;
+    "links.remove_outside" "removing, moving or changing what a link points to leaves the host alone" [] 30 remove_outside;
+    "links.dot_dot" "no number of .. leads out of the root" [] 30 dot_dot;
+    "links.inside" "links within the root are followed, relative and absolute ones" [] 30 inside;
+    "links.stat" "stat shows the link, or with follow its target" [] 30 stat;
+    "links.remove" "a link is removed, not what it points to" [] 30 remove;
+    "links.loop" "a loop of links is an error, not a hang" [] 30 looped;
 }
 
 /// A directory of this host with a secret in it, away from any sandbox.

@@ -11,18 +11,18 @@ use stacyvm_provider::{Outcome, OutputEvent, OutputStream, ProcessSpec};
 use std::time::Duration;
 
 checks! {
-    "output.separate" "stdout and stderr arrive apart, each in order" [] 10 separate;
+    "output.separate" "stdout and stderr arrive apart, each in order" [] 30 separate;
     "output.bytes_256" "all 256 byte values arrive on both streams" [] 10 bytes_256;
-    "output.large" "8 MiB of output arrive exactly" [] 20 large;
-    "output.paced" "a process waits for a slow reader that paces it, and nothing is lost" [] 20 paced;
-    "output.gap" "without pace, bytes that are not kept are named with their exact range" [] 20 gap;
-    "output.resume" "attaching again at an offset continues exactly there" [] 20 resume;
-    "output.every_offset" "attaching at any offset of an ended process gives the rest" [] 20 every_offset;
-    "output.several_readers" "several readers at once each get everything" [] 20 several_readers;
-    "output.late_reader" "a reader that comes behind the end gets everything and the exit" [] 10 late_reader;
-    "output.without_follow" "without follow, attach ends at the bytes that are there, without an exit" [] 10 without_follow;
-    "output.exit_behind_last_byte" "the exit comes behind the last byte, and its counts agree" [] 20 exit_behind_last_byte;
-    "output.abandoned_reader" "a pacing reader that goes away does not stop the process" [] 15 abandoned_reader;
+    "output.large" "8 MiB of output arrive exactly" [] 45 large;
+    "output.paced" "a process waits for a slow reader that paces it, and nothing is lost" [] 45 paced;
+    "output.gap" "without pace, bytes that are not kept are named with their exact range" [] 45 gap;
+    "output.resume" "attaching again at an offset continues exactly there" [] 45 resume;
+    "output.every_offset" "attaching at any offset of an ended process gives the rest" [] 45 every_offset;
+    "output.several_readers" "several readers at once each get everything" [] 45 several_readers;
+    "output.late_reader" "a reader that comes behind the end gets everything and the exit" [] 30 late_reader;
+    "output.without_follow" "without follow, attach ends at the bytes that are there, without an exit" [] 30 without_follow;
+    "output.exit_behind_last_byte" "the exit comes behind the last byte, and its counts agree" [] 45 exit_behind_last_byte;
+    "output.abandoned_reader" "a pacing reader that goes away does not stop the process" [] 30 abandoned_reader;
 }
 
 async fn separate(cx: Context) -> Verdict {

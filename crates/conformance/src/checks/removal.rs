@@ -11,15 +11,15 @@ use stacyvm_provider::ErrorKind;
 use std::time::Duration;
 
 checks! {
-    "destroy.idempotent" "destroying again is fine" [] 15 idempotent;
-    "destroy.unknown" "destroying an id that never existed is fine" [] 10 unknown;
-    "destroy.concurrent" "several destroys at once all succeed and leave nothing" [] 15 concurrent;
-    "destroy.cancelled" "a destroy that is given up at any moment is completed by the next one" [] 20 cancelled;
-    "destroy.processes" "no process of a sandbox outlives it: daemons, other sessions, those that ignore signals" [HostProcesses] 15 processes;
-    "destroy.streams" "open output streams end when their sandbox is destroyed" [] 15 streams;
-    "destroy.old_guest" "a connection to a destroyed sandbox answers with an error, at once" [] 15 old_guest;
-    "destroy.same_id_again" "a destroyed sandbox's id can be created again and starts empty" [] 15 same_id_again;
-    "destroy.busy" "a sandbox is destroyed while it writes, reads and forks" [] 15 busy;
+    "destroy.idempotent" "destroying again is fine" [] 30 idempotent;
+    "destroy.unknown" "destroying an id that never existed is fine" [] 30 unknown;
+    "destroy.concurrent" "several destroys at once all succeed and leave nothing" [] 30 concurrent;
+    "destroy.cancelled" "a destroy that is given up at any moment is completed by the next one" [] 45 cancelled;
+    "destroy.processes" "no process of a sandbox outlives it: daemons, other sessions, those that ignore signals" [HostProcesses] 30 processes;
+    "destroy.streams" "open output streams end when their sandbox is destroyed" [] 30 streams;
+    "destroy.old_guest" "a connection to a destroyed sandbox answers with an error, at once" [] 30 old_guest;
+    "destroy.same_id_again" "a destroyed sandbox's id can be created again and starts empty" [] 30 same_id_again;
+    "destroy.busy" "a sandbox is destroyed while it writes, reads and forks" [] 30 busy;
 }
 
 async fn idempotent(cx: Context) -> Verdict {

@@ -10,15 +10,15 @@ use stacyvm_provider::{ErrorKind, Outcome, ProcessInfo, Signal};
 use std::time::Duration;
 
 checks! {
-    "signal.delivered" "a signal reaches the leader, which may handle it" [] 10 delivered;
-    "signal.ignored" "a process that ignores SIGTERM lives on and SIGKILL ends it" [] 10 ignored;
-    "signal.leader_only" "a signal without tree leaves the children alone" [] 15 leader_only;
-    "signal.tree" "a signal to the tree reaches descendants in sessions of their own" [] 15 tree;
-    "signal.kill_tree" "SIGKILL to the tree ends every descendant, daemons and those that ignore signals" [] 20 kill_tree;
-    "signal.kill_background" "background children left by an ended leader are ended by a kill of its tree" [] 15 kill_background;
-    "signal.ended" "a signal to an ended process says that it had ended" [] 10 ended;
-    "signal.invalid" "a number that is no signal is InvalidArgument" [] 10 invalid;
-    "signal.stop_and_continue" "a stopped process is still running and goes on when continued" [] 15 stop_and_continue;
+    "signal.delivered" "a signal reaches the leader, which may handle it" [] 30 delivered;
+    "signal.ignored" "a process that ignores SIGTERM lives on and SIGKILL ends it" [] 30 ignored;
+    "signal.leader_only" "a signal without tree leaves the children alone" [] 30 leader_only;
+    "signal.tree" "a signal to the tree reaches descendants in sessions of their own" [] 30 tree;
+    "signal.kill_tree" "SIGKILL to the tree ends every descendant, daemons and those that ignore signals" [] 45 kill_tree;
+    "signal.kill_background" "background children left by an ended leader are ended by a kill of its tree" [] 30 kill_background;
+    "signal.ended" "a signal to an ended process says that it had ended" [] 30 ended;
+    "signal.invalid" "a number that is no signal is InvalidArgument" [] 30 invalid;
+    "signal.stop_and_continue" "a stopped process is still running and goes on when continued" [] 30 stop_and_continue;
 }
 
 /// Starts the probe and waits for the word `ready`.

@@ -10,14 +10,14 @@ use stacyvm_provider::{ErrorKind, ProcessSpec};
 use std::time::Duration;
 
 checks! {
-    "stdin.exact" "1 MiB of any bytes reaches the process exactly" [] 20 exact;
-    "stdin.echo" "what a process reads it can write back while it still reads" [] 20 echo;
-    "stdin.retry" "bytes sent again at their position are not delivered again" [] 10 retry;
-    "stdin.ahead" "a position ahead of what was accepted is InvalidArgument" [] 10 ahead;
-    "stdin.eof" "end of input reaches the process, and nothing can be written behind it" [] 10 eof;
-    "stdin.none" "a process without stdin reads end of input at once and cannot be written to" [] 10 none;
-    "stdin.not_read" "writing to a process that does not read returns soon and takes a bounded amount" [] 20 not_read;
-    "stdin.after_end" "writing to a process that has ended neither hangs nor succeeds" [] 10 after_end;
+    "stdin.exact" "1 MiB of any bytes reaches the process exactly" [] 45 exact;
+    "stdin.echo" "what a process reads it can write back while it still reads" [] 45 echo;
+    "stdin.retry" "bytes sent again at their position are not delivered again" [] 30 retry;
+    "stdin.ahead" "a position ahead of what was accepted is InvalidArgument" [] 30 ahead;
+    "stdin.eof" "end of input reaches the process, and nothing can be written behind it" [] 30 eof;
+    "stdin.none" "a process without stdin reads end of input at once and cannot be written to" [] 30 none;
+    "stdin.not_read" "writing to a process that does not read returns soon and takes a bounded amount" [] 45 not_read;
+    "stdin.after_end" "writing to a process that has ended neither hangs nor succeeds" [] 30 after_end;
 }
 
 /// Starts the probe with stdin open.

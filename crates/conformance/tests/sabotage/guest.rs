@@ -1,6 +1,6 @@
-//! A guest that passes everything on to an honest one, except for its defect.
+//! A guest that passes everything on to an honest one, except for its defects.
 
-use crate::Defect;
+use crate::{Defect, Defects};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
@@ -22,10 +22,10 @@ const LOST: u64 = 3_000_000;
 /// Uploads longer than this are cut by one byte.
 const LARGE: usize = 8 << 20;
 
-/// An honest guest behind one defect.
+/// An honest guest behind its defects.
 pub(crate) struct BrokenGuest {
     inner: Arc<dyn Guest>,
-    defect: Defect,
+    defects: Defects,
     started: Mutex<HashSet<String>>,
     timed_out: Arc<Mutex<HashSet<String>>>,
     uploads: AtomicUsize,
@@ -33,25 +33,28 @@ pub(crate) struct BrokenGuest {
 }
 
 impl BrokenGuest {
-    pub(crate) fn new(inner: Arc<dyn Guest>, defect: Defect) -> Self {
+    pub(crate) fn new(inner: Arc<dyn Guest>, defects: Defects) -> Self {
         let (started, timed_out) = Default::default();
-        Self { inner, defect, started, timed_out, uploads: AtomicUsize::new(0), twice: AtomicUsize::new(0) }
+        Self { inner, defects, started, timed_out, uploads: AtomicUsize::new(0), twice: AtomicUsize::new(0) }
     }
 
     fn info(&self, info: ProcessInfo) -> ProcessInfo {
-        distort(self.defect, &self.timed_out, info)
+        distort(self.defects, &self.timed_out, info)
     }
 
     async fn start_twice(&self, spec: &ProcessSpec) -> Result<ProcessInfo> {
         if self.started.lock().unwrap().insert(spec.id.clone()) {
-            return self.inner.start(spec).await;
+            return self.begin(spec).await;
         }
         let id = format!("{}-{}", spec.id, self.twice.fetch_add(1, Ordering::Relaxed));
-        self.inner.start(&ProcessSpec { id, ..spec.clone() }).await
+        self.begin(&ProcessSpec { id, ..spec.clone() }).await
     }
 
-    /// Kills the leader at the deadline, and nothing below it.
-    async fn start_with_weak_deadline(&self, spec: &ProcessSpec) -> Result<ProcessInfo> {
+    /// Starts a process; with the defect, its deadline kills the leader and nothing below it.
+    async fn begin(&self, spec: &ProcessSpec) -> Result<ProcessInfo> {
+        if !self.defects.has(Defect::DeadlineLeavesGrandchild) {
+            return self.inner.start(spec).await;
+        }
         let info = self.inner.start(&ProcessSpec { deadline: None, ..spec.clone() }).await?;
         if let Some(deadline) = spec.deadline {
             let (guest, timed_out, id) = (self.inner.clone(), self.timed_out.clone(), spec.id.clone());
@@ -88,28 +91,39 @@ fn whole(content: &[u8]) -> ByteStream {
     stream::iter(pieces).boxed()
 }
 
-fn distort(defect: Defect, timed_out: &Mutex<HashSet<String>>, mut info: ProcessInfo) -> ProcessInfo {
-    match (defect, &info.outcome) {
-        (Defect::HighExitCodesAreSignals, Some(Outcome::Exited(code))) if *code > 128 => {
-            info.outcome = Some(Outcome::Signaled(code - 128));
-        }
-        (Defect::DeadlineIsNotReported, _) => info.timed_out = false,
-        (Defect::DeadlineLeavesGrandchild, _) => {
-            info.timed_out = timed_out.lock().unwrap().contains(&info.id);
-        }
-        _ => {}
+fn spoil_chunk(defects: Defects, stream: StdStream, offset: u64, data: Bytes) -> OutputEvent {
+    let stream = if defects.has(Defect::MixesStderrIn) { StdStream::Stdout } else { stream };
+    let lost = usize::try_from(LOST.saturating_sub(offset)).unwrap_or(usize::MAX);
+    let data = if defects.has(Defect::LosesOutputByte) && offset <= LOST && lost < data.len() {
+        [&data[..lost], &data[lost + 1..]].concat().into()
+    } else {
+        data
+    };
+    OutputEvent::Chunk { stream, offset, data }
+}
+
+fn distort(defects: Defects, timed_out: &Mutex<HashSet<String>>, mut info: ProcessInfo) -> ProcessInfo {
+    if let Some(Outcome::Exited(code)) = info.outcome
+        && code > 128
+        && defects.has(Defect::HighExitCodesAreSignals)
+    {
+        info.outcome = Some(Outcome::Signaled(code - 128));
     }
+    if defects.has(Defect::DeadlineLeavesGrandchild) {
+        info.timed_out = timed_out.lock().unwrap().contains(&info.id);
+    }
+    info.timed_out &= !defects.has(Defect::DeadlineIsNotReported);
     info
 }
 
 #[async_trait]
 impl Guest for BrokenGuest {
     async fn ping(&self) -> Result<()> {
-        while self.defect == Defect::ControlWaitsForUploads && self.uploads.load(Ordering::SeqCst) > 0 {
+        while self.defects.has(Defect::ControlWaitsForUploads) && self.uploads.load(Ordering::SeqCst) > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let answer = self.inner.ping().await;
-        if answer.is_err() && self.defect == Defect::HangsWhenGone {
+        if answer.is_err() && self.defects.has(Defect::HangsWhenGone) {
             return std::future::pending().await;
         }
         answer
@@ -117,68 +131,53 @@ impl Guest for BrokenGuest {
 
     async fn start(&self, spec: &ProcessSpec) -> Result<ProcessInfo> {
         let mut spec = spec.clone();
-        match self.defect {
-            Defect::StartsTwice => return self.start_twice(&spec).await,
-            Defect::DeadlineLeavesGrandchild => return self.start_with_weak_deadline(&spec).await,
-            Defect::DropsEmptyArguments if spec.argv.len() > 1 => spec.argv.retain(|word| !word.is_empty()),
-            Defect::LeaksServerEnvironment => {
-                spec.env.insert("STACYVM_API_KEY".to_owned(), "secret".to_owned());
-            }
-            _ => {}
+        if self.defects.has(Defect::DropsEmptyArguments) && spec.argv.len() > 1 {
+            spec.argv.retain(|word| !word.is_empty());
         }
-        self.inner.start(&spec).await.map(|info| self.info(info))
+        if self.defects.has(Defect::LeaksServerEnvironment) {
+            spec.env.insert("STACYVM_API_KEY".to_owned(), "secret".to_owned());
+        }
+        let twice = self.defects.has(Defect::StartsTwice);
+        let started = if twice { self.start_twice(&spec).await } else { self.begin(&spec).await };
+        started.map(|info| self.info(info))
     }
 
     async fn attach(&self, id: &str, offset: u64, follow: bool, pace: bool) -> Result<OutputStream> {
-        let defect = self.defect;
-        let from = if defect == Defect::RepeatsByteOnReattach { offset.saturating_sub(1) } else { offset };
-        let output = self.inner.attach(id, from, follow, pace).await?;
-        let timed_out = self.timed_out.clone();
-        let spoiled = output.filter_map(move |event| {
-            let event = match (defect, event) {
-                (Defect::HidesGap, Ok(OutputEvent::Gap { .. })) => None,
-                (_, Ok(OutputEvent::Exit(info))) => {
-                    Some(Ok(OutputEvent::Exit(Box::new(distort(defect, &timed_out, *info)))))
-                }
-                (Defect::LosesOutputByte, Ok(OutputEvent::Chunk { stream, offset, data })) => {
-                    let end = offset + data.len() as u64;
-                    let data = match usize::try_from(LOST.saturating_sub(offset)) {
-                        Ok(at) if (offset..end).contains(&LOST) => {
-                            [&data[..at], &data[at + 1..]].concat().into()
-                        }
-                        _ => data,
-                    };
-                    Some(Ok(OutputEvent::Chunk { stream, offset, data }))
-                }
-                (Defect::MixesStderrIn, Ok(OutputEvent::Chunk { offset, data, .. })) => {
-                    Some(Ok(OutputEvent::Chunk { stream: StdStream::Stdout, offset, data }))
-                }
-                (_, event) => Some(event),
-            };
-            futures::future::ready(event)
-        });
-        if defect != Defect::InventsExitOnLoss {
-            return Ok(spoiled.boxed());
+        let from =
+            if self.defects.has(Defect::RepeatsByteOnReattach) { offset.saturating_sub(1) } else { offset };
+        let mut output = self.inner.attach(id, from, follow, pace).await?;
+        if self.defects.has(Defect::InventsExitOnLoss) {
+            let mut template = self.inner.process(id).await?;
+            template.outcome = Some(Outcome::Exited(0));
+            let invented = move |_| OutputEvent::Exit(Box::new(template.clone()));
+            output = output.map(move |event| event.or_else(|error| Ok(invented(error)))).boxed();
         }
-        let mut template = self.inner.process(id).await?;
-        template.outcome = Some(Outcome::Exited(0));
-        let invented = move |event: Result<OutputEvent>| match event {
-            Err(_) => Ok(OutputEvent::Exit(Box::new(template.clone()))),
-            event => event,
+        let (defects, timed_out) = (self.defects, self.timed_out.clone());
+        let spoil = move |event| {
+            let event = match event {
+                Ok(OutputEvent::Gap { .. }) if defects.has(Defect::HidesGap) => None,
+                Ok(OutputEvent::Exit(info)) => {
+                    Some(OutputEvent::Exit(Box::new(distort(defects, &timed_out, *info))))
+                }
+                Ok(OutputEvent::Chunk { stream, offset, data }) => {
+                    Some(spoil_chunk(defects, stream, offset, data))
+                }
+                Ok(event) => Some(event),
+                Err(error) => return futures::future::ready(Some(Err(error))),
+            };
+            futures::future::ready(event.map(Ok))
         };
-        Ok(spoiled.map(invented).boxed())
+        Ok(output.filter_map(spoil).boxed())
     }
 
     async fn write_stdin(&self, id: &str, offset: u64, data: Bytes, eof: bool) -> Result<StdinAck> {
-        let offset = match self.defect {
-            Defect::StdinIgnoresPosition => self.inner.process(id).await?.stdin_offset,
-            _ => offset,
-        };
+        let ignores = self.defects.has(Defect::StdinIgnoresPosition);
+        let offset = if ignores { self.inner.process(id).await?.stdin_offset } else { offset };
         self.inner.write_stdin(id, offset, data, eof).await
     }
 
     async fn signal(&self, id: &str, signal: Signal, tree: bool) -> Result<bool> {
-        self.inner.signal(id, signal, tree && self.defect != Defect::KillsLeaderOnly).await
+        self.inner.signal(id, signal, tree && !self.defects.has(Defect::KillsLeaderOnly)).await
     }
 
     async fn wait(&self, id: &str, timeout: Duration) -> Result<ProcessInfo> {
@@ -201,21 +200,21 @@ impl Guest for BrokenGuest {
         // The suite's own program must arrive whole, or every check fails.
         let program = file.path.ends_with("/.probe");
         let mut file = file.clone();
-        match self.defect {
-            Defect::WritesInPlace if !program => return self.write_in_place(&file, content).await,
-            Defect::IgnoresMode if !program => file.mode = 0o644,
-            Defect::CutsLargeUploads => {
-                let mut left = LARGE;
-                content = content
-                    .map(move |piece| {
-                        let mut piece = piece?;
-                        piece.truncate(left);
-                        left -= piece.len();
-                        Ok(piece)
-                    })
-                    .boxed();
-            }
-            _ => {}
+        if self.defects.has(Defect::IgnoresMode) && !program {
+            file.mode = 0o644;
+        }
+        if self.defects.has(Defect::CutsLargeUploads) {
+            let mut left = LARGE;
+            let cut = move |piece: Result<Bytes>| {
+                let mut piece = piece?;
+                piece.truncate(left);
+                left -= piece.len();
+                Ok(piece)
+            };
+            content = content.map(cut).boxed();
+        }
+        if self.defects.has(Defect::WritesInPlace) && !program {
+            return self.write_in_place(&file, content).await;
         }
         let counted = Counted::new(&self.uploads);
         let written = self.inner.write_file(&file, content).await;
@@ -224,10 +223,10 @@ impl Guest for BrokenGuest {
     }
 
     async fn read_file(&self, path: &str, mut range: ReadRange) -> Result<(FileEntry, ByteStream)> {
-        if self.defect == Defect::IgnoresRangeEnd {
+        if self.defects.has(Defect::IgnoresRangeEnd) {
             range.length = None;
         }
-        if self.defect == Defect::FollowsLinkOutOnRead
+        if self.defects.has(Defect::FollowsLinkOutOnRead)
             && let Ok(entry) = self.inner.stat(path, false).await
             && let Some(target) = entry.link_target.clone().filter(|target| target.starts_with('/'))
             && let Ok(content) = std::fs::read(target)
@@ -243,7 +242,7 @@ impl Guest for BrokenGuest {
 
     async fn list_dir(&self, path: &str) -> Result<Vec<FileEntry>> {
         let mut entries = self.inner.list_dir(path).await?;
-        if self.defect == Defect::HidesDotFiles {
+        if self.defects.has(Defect::HidesDotFiles) {
             entries.retain(|entry| !entry.path.contains("/."));
         }
         Ok(entries)
@@ -266,7 +265,7 @@ impl Guest for BrokenGuest {
     }
 
     async fn remove(&self, path: &str, recursive: bool) -> Result<()> {
-        if self.defect == Defect::RemovesLinkTarget
+        if self.defects.has(Defect::RemovesLinkTarget)
             && let Ok(entry) = self.inner.stat(path, false).await
             && entry.kind == FileKind::Symlink
             && let Some((parent, _)) = path.rsplit_once('/')

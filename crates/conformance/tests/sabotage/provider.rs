@@ -1,6 +1,6 @@
-//! The mock with one defect in its life cycle, or with a guest that has one.
+//! The mock with defects in its life cycle, and with a guest that has some.
 
-use crate::{Defect, guest::BrokenGuest};
+use crate::{Defect, Defects, guest::BrokenGuest};
 use async_trait::async_trait;
 use stacyvm_provider::{
     Capabilities, Created, Error, ErrorKind, Guest, Health, Provider, Result, RuntimeSandbox, RuntimeState,
@@ -16,10 +16,10 @@ use std::{
     time::Duration,
 };
 
-/// The mock, made wrong in one way.
+/// The mock, made wrong.
 pub(crate) struct Broken {
     inner: MockProvider,
-    defect: Defect,
+    defects: Defects,
     /// Spec of every sandbox that was ever asked for.
     asked: Mutex<HashMap<SandboxId, SandboxSpec>>,
     connected: Mutex<HashSet<SandboxId>>,
@@ -28,7 +28,7 @@ pub(crate) struct Broken {
 }
 
 impl Broken {
-    pub(crate) fn new(inner: MockProvider, defect: Defect) -> Self {
+    pub(crate) fn new(inner: MockProvider, defects: Defects) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let probe = scratch.path().join("probe");
         let mut file = std::fs::OpenOptions::new()
@@ -40,7 +40,7 @@ impl Broken {
             .unwrap();
         file.write_all(stacyvm_guest_binaries::PROBE).unwrap();
         let (asked, connected, leaked) = Default::default();
-        Self { inner, defect, asked, connected, leaked, scratch }
+        Self { inner, defects, asked, connected, leaked, scratch }
     }
 
     /// Starts, outside the sandbox, a double of a process that runs in it: as if that one had got away.
@@ -82,8 +82,8 @@ impl Provider for Broken {
     fn capabilities(&self) -> Capabilities {
         let honest = self.inner.capabilities();
         Capabilities {
-            memory_limit: honest.memory_limit || self.defect == Defect::ClaimsMemoryLimit,
-            pids_limit: honest.pids_limit || self.defect == Defect::ClaimsPidsLimit,
+            memory_limit: honest.memory_limit || self.defects.has(Defect::ClaimsMemoryLimit),
+            pids_limit: honest.pids_limit || self.defects.has(Defect::ClaimsPidsLimit),
             ..honest
         }
     }
@@ -94,10 +94,10 @@ impl Provider for Broken {
 
     async fn create(&self, id: &SandboxId, spec: &SandboxSpec) -> Result<Created> {
         let before = self.asked.lock().unwrap().insert(id.clone(), spec.clone());
-        if self.defect == Defect::CreateStartsOver && before.is_some() {
+        if self.defects.has(Defect::CreateStartsOver) && before.is_some() {
             self.inner.destroy(id).await?;
         }
-        if self.defect == Defect::SubstitutesImage && spec.image == MISSING_IMAGE {
+        if self.defects.has(Defect::SubstitutesImage) && spec.image == MISSING_IMAGE {
             let spec = SandboxSpec { image: "host".to_owned(), ..spec.clone() };
             return self.inner.create(id, &spec).await;
         }
@@ -106,21 +106,20 @@ impl Provider for Broken {
 
     async fn connect(&self, id: &SandboxId) -> Result<Arc<dyn Guest>> {
         let known = self.asked.lock().unwrap().contains_key(id);
-        if self.defect == Defect::UnknownConnectUnavailable && !known {
+        if self.defects.has(Defect::UnknownConnectUnavailable) && !known {
             return Err(Error::unavailable("the guest does not answer"));
         }
         let guest = self.inner.connect(id).await?;
         self.connected.lock().unwrap().insert(id.clone());
-        Ok(Arc::new(BrokenGuest::new(guest, self.defect)))
+        Ok(Arc::new(BrokenGuest::new(guest, self.defects)))
     }
 
     async fn destroy(&self, id: &SandboxId) -> Result<()> {
-        match self.defect {
-            Defect::LeaksProcessOnDestroy => self.let_one_get_away(id).await,
-            Defect::UnknownDestroyFails if !self.asked.lock().unwrap().contains_key(id) => {
-                return Err(Error::not_found(format!("sandbox {id} does not exist")));
-            }
-            _ => {}
+        if self.defects.has(Defect::LeaksProcessOnDestroy) {
+            self.let_one_get_away(id).await;
+        }
+        if self.defects.has(Defect::UnknownDestroyFails) && !self.asked.lock().unwrap().contains_key(id) {
+            return Err(Error::not_found(format!("sandbox {id} does not exist")));
         }
         self.inner.destroy(id).await
     }
@@ -130,16 +129,18 @@ impl Provider for Broken {
     }
 
     async fn ended(&self, id: &SandboxId) -> String {
-        match self.defect {
-            Defect::EndedReturnsEarly => "it may have ended".to_owned(),
-            Defect::EndedNeverReturns => std::future::pending().await,
-            _ => self.inner.ended(id).await,
+        if self.defects.has(Defect::EndedReturnsEarly) {
+            return "it may have ended".to_owned();
         }
+        if self.defects.has(Defect::EndedNeverReturns) {
+            return std::future::pending().await;
+        }
+        self.inner.ended(id).await
     }
 
     async fn list(&self) -> Result<Vec<RuntimeSandbox>> {
         let mut listed = self.inner.list().await?;
-        if self.defect == Defect::ListOmitsUnconnected {
+        if self.defects.has(Defect::ListOmitsUnconnected) {
             let connected = self.connected.lock().unwrap();
             listed.retain(|entry| connected.contains(&entry.id));
         }
@@ -149,12 +150,12 @@ impl Provider for Broken {
     async fn stats(&self, id: &SandboxId) -> Result<RuntimeStats> {
         let mut stats = match self.inner.stats(id).await {
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(error),
-            _ if self.defect == Defect::StatsAreMadeUp => {
+            _ if self.defects.has(Defect::StatsAreMadeUp) => {
                 RuntimeStats { cpu_time: Duration::ZERO, memory_bytes: 1, memory_limit_bytes: 0, pids: 1 }
             }
             other => other?,
         };
-        if self.defect == Defect::ClaimsMemoryLimit {
+        if self.defects.has(Defect::ClaimsMemoryLimit) {
             let asked = self.asked.lock().unwrap();
             stats.memory_limit_bytes = asked.get(id).map_or(0, |spec| u64::from(spec.memory_mb) << 20);
         }

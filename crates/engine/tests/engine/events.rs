@@ -5,6 +5,10 @@ use futures::StreamExt;
 use serde_json::Map;
 use stacyvm_engine::{Engine, EventBus, event_number};
 use stacyvm_types::EventType;
+use std::time::Duration;
+
+/// For an event that is there; the limit is for a defect only.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn emit(engine: &Engine, count: usize) {
     for _ in 0..count {
@@ -13,7 +17,8 @@ fn emit(engine: &Engine, count: usize) {
 }
 
 async fn numbers(bus: &EventBus, after: Option<u64>, count: usize) -> Vec<u64> {
-    let events = bus.subscribe(after).take(count).collect::<Vec<_>>().await;
+    let reading = bus.subscribe(after).take(count).collect::<Vec<_>>();
+    let events = tokio::time::timeout(PATIENCE, reading).await.expect("events are missing");
     events.iter().map(|event| event_number(&event.id).unwrap()).collect()
 }
 
@@ -42,7 +47,8 @@ async fn a_slow_subscriber_misses_nothing() {
     engine.events().flush().await;
     let mut seen = Vec::new();
     for _ in 0..5000 {
-        seen.push(event_number(&subscription.next().await.unwrap().id).unwrap());
+        let next = tokio::time::timeout(PATIENCE, subscription.next()).await.expect("an event is missing");
+        seen.push(event_number(&next.unwrap().id).unwrap());
     }
     assert_eq!(seen, (1..=5000).collect::<Vec<_>>());
 }

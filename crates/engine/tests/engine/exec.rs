@@ -85,6 +85,7 @@ async fn bad_commands_are_told_apart() {
 async fn a_connection_that_keeps_breaking_loses_and_repeats_nothing() {
     let (engine, _store, fake) = fresh(config()).await;
     let id = engine.create(request()).await.unwrap().id;
+    fake.once(Op::Attach, Act::Fail(ErrorKind::Unavailable));
     for bytes in [1, 999, 1000, 1001, 2500, 1, 1, 0, 0, 3] {
         fake.once(Op::Attach, Act::Cut(bytes));
     }

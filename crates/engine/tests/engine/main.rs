@@ -1,6 +1,11 @@
 //! The engine against a scripted runtime: life cycle under every fault, recovery, admission, exec, events.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "in tests that is how a failure is reported")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in tests that is how a failure is reported"
+)]
 
 mod create;
 mod destroy;

@@ -72,7 +72,11 @@ impl Inner {
             upper_in_memory: AtomicBool::new(false),
         });
         if rustix::process::geteuid().is_root() {
-            inner.layout.prepare()?;
+            if let Err(error) = inner.layout.prepare() {
+                // The rest of the server may well work: health says what is wrong here.
+                tracing::warn!(%error, "native sandboxes have no place");
+                return Ok(inner);
+            }
             if exclusive {
                 inner.remove_ephemeral();
             }

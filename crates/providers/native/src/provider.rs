@@ -214,6 +214,23 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_host_without_a_place_for_sandboxes_is_unhealthy_and_says_so() {
+        let provider = NativeProvider::start(config("a", "/dev/null/data")).unwrap();
+        let health = provider.health().await;
+        assert!(!health.healthy && health.problem.is_some(), "{health:?}");
+        let spec = SandboxSpec {
+            image: "host".to_owned(),
+            memory_mb: 0,
+            vcpus: 0,
+            pids: 0,
+            ephemeral: false,
+            metadata: BTreeMap::new(),
+        };
+        let error = provider.create(&"sb-1".parse().unwrap(), &spec).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+    }
+
     #[test]
     fn names_that_could_leave_our_cgroup_are_refused() {
         for id in ["", "a/b", "..", "a b", "ü", &"x".repeat(65)] {

@@ -179,6 +179,17 @@ pub(crate) fn default_signals() {
     }
 }
 
+/// Ordinary scheduling, whatever the server was given: a sandbox must not come before the host's other work, and a
+/// real-time process cannot join a cgroup that limits processor time.
+pub(crate) fn plain_scheduling() {
+    // SAFETY: a zeroed structure is valid, and means priority 0, the only one that this policy has; it outlives the call.
+    unsafe {
+        let parameters: libc::sched_param = std::mem::zeroed();
+        // Cannot fail for a policy that asks for less; if it does, things stay as they are.
+        libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const parameters);
+    }
+}
+
 /// Sets attributes of a whole mount tree, submounts included.
 pub(crate) fn set_mount_attributes(tree: BorrowedFd<'_>, set: u64) -> io::Result<()> {
     #[repr(C)]

@@ -56,12 +56,9 @@ mod tests {
 
     #[test]
     fn without_cgroups_the_processes_are_added_up() {
-        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
-        let process = Identity::of(child.id() as i32).unwrap();
+        let process = Identity::of(std::process::id() as i32).unwrap();
         let stats = measure(&State { process, cgroups: Default::default(), lower: "/".into() }, None);
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert_eq!((stats.pids, stats.memory_limit_bytes), (1, 0));
-        assert!(stats.memory_bytes > 0);
+        assert!(stats.pids >= 1 && stats.memory_bytes > 0, "{stats:?}");
+        assert_eq!(stats.memory_limit_bytes, 0);
     }
 }

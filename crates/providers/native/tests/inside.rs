@@ -154,3 +154,70 @@ async fn a_directory_with_one_static_program_is_enough() {
     let names: Vec<_> = fs::read_dir(rootfs.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names, ["program"], "the image was changed");
 }
+
+/// Everything that set-up touches is a link to somewhere on the host, or something else than it should be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_directory_harms_nobody_but_itself() {
+    let host = Host::new();
+    let provider = host.provider(1);
+    let outside = tempfile::tempdir_in("/var/tmp").unwrap();
+    fs::set_permissions(outside.path(), fs::Permissions::from_mode(0o711)).unwrap();
+    fs::write(outside.path().join("passwd"), "root:x:0:0::/:/bin/sh\n").unwrap();
+    let rootfs = tempfile::tempdir_in("/var/tmp").unwrap();
+    for name in ["dev", "etc", "home", "proc", "tmp", "workspace", "usr"] {
+        std::os::unix::fs::symlink(outside.path(), rootfs.path().join(name)).unwrap();
+    }
+    fs::write(rootfs.path().join("sys"), "a file").unwrap();
+    let program = rootfs.path().join("program");
+    fs::write(&program, stacyvm_guest_binaries::PROBE).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+
+    let id = id("hostile");
+    let spec = SandboxSpec { image: rootfs.path().display().to_string(), ..spec() };
+    let guest = sandbox(&provider, &id, &spec).await;
+    assert_eq!(run(guest.as_ref(), &["/program", "echo", "hi"]).await.ok(), "hi\n");
+    assert_eq!(guest.stat("/tmp", false).await.unwrap().mode & 0o7777, 0o1777);
+    provider.destroy(&id).await.unwrap();
+    host.assert_nothing_left();
+    let mode = fs::metadata(outside.path()).unwrap().permissions().mode() & 0o7777;
+    let names: Vec<_> = fs::read_dir(outside.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!((mode, names), (0o711, vec!["passwd".into()]));
+}
+
+/// As in a container, whose own root is an overlay.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_no_overlay_can_be_kept_on_disk_files_are_in_memory_and_that_is_said() {
+    struct Mounted(std::path::PathBuf);
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+    let host = Host::beneath("overlay/data");
+    let tmp = host.data_dir.ancestors().nth(2).unwrap();
+    let path = |name: &str| {
+        let path = tmp.join(name);
+        fs::create_dir(&path).unwrap();
+        path
+    };
+    let (lower, upper, work, overlay) = (path("lower"), path("upper"), path("work"), path("overlay"));
+    let (lower, upper, work) = (lower.display(), upper.display(), work.display());
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+    let options = std::ffi::CString::new(options).unwrap();
+    let flags = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("overlay", &overlay, "overlay", flags, options.as_c_str()).unwrap();
+    let mounted = Mounted(overlay);
+
+    let provider = host.provider(1);
+    let health = provider.health().await;
+    assert!(health.healthy && health.warnings.iter().any(|w| w.contains("memory")), "{health:?}");
+    let id = id("memory");
+    let guest = sandbox(&provider, &id, &SandboxSpec { memory_mb: 64, ..spec() }).await;
+    sh(guest.as_ref(), "echo kept > /workspace/f; mkdir ~/d; mv /workspace/f ~/d/g").await;
+    assert_eq!(sh(guest.as_ref(), "cat ~/d/g").await, "kept\n");
+    assert!(sh(guest.as_ref(), "df -m / | tail -1").await.contains(" 64 "), "not bounded");
+    provider.destroy(&id).await.unwrap();
+    drop(provider);
+    drop(mounted);
+    host.assert_nothing_left();
+}

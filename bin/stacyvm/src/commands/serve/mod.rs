@@ -49,10 +49,11 @@ impl Serve {
             config::warn(global, &loaded.warnings);
             return Err(stacyvm_config::Invalid { problems, warnings: Vec::new() }.into());
         }
-        logging::for_server(&loaded.config.logging);
+        let _log = logging::for_server(&loaded.config.logging);
         say_warnings(&loaded);
         let config = loaded.config;
         let lock = installation::claim(&config.data_dir)?;
+        raise_file_limit();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|e| Failure::new(format!("cannot start threads: {e}"), ""))?;
         let outcome = runtime.block_on(Box::pin(serve(&config, &lock, global.quiet)));
@@ -156,6 +157,16 @@ async fn serve(config: &Config, lock: &Lock, quiet: bool) -> Result<()> {
     tokio::select! {
         outcome = graceful => outcome,
         failure = impatient => Err(failure),
+    }
+}
+
+/// Every sandbox takes a few descriptors and every client one, and the usual soft limit is for programs that call
+/// `select`. Sandboxes get limits of their own.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::debug!(%error, "the limit on open files stays as it is");
     }
 }
 

@@ -259,8 +259,12 @@ impl Inputs {
     fn copy(&self, root: &Path, top: &Path) -> io::Result<()> {
         for (path, metadata) in &self.entries {
             let (from, to) = (root.join(path), top.join(path));
-            if let Some(parent) = to.parent().filter(|p| !p.exists()) {
-                fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+            // One by one from the top down, so that a skeleton whose place vanished is not made again elsewhere.
+            let parents: Vec<_> = path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()).collect();
+            for parent in parents.into_iter().rev() {
+                if !top.join(parent).is_dir() {
+                    make_dir(&top.join(parent), 0o755)?;
+                }
             }
             let copied = if metadata.is_dir() {
                 make_dir(&to, 0o755)

@@ -60,6 +60,10 @@ fn try_run(
     sys::default_signals();
     rustix::process::umask(Mode::empty());
     let _ = rustix::process::setsid();
+    sys::plain_scheduling();
+    if rustix::process::nice(0).is_ok_and(|nice| nice < 0) {
+        let _ = rustix::process::setpriority_process(None, 0);
+    }
 
     join_cgroups(setup)?;
     sys::new_session_keyring();

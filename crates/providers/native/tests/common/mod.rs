@@ -20,7 +20,35 @@ use std::{
 pub(crate) struct Host {
     pub(crate) data_dir: PathBuf,
     pub(crate) installation: String,
-    _tmp: Option<tempfile::TempDir>,
+    /// Ours to remove.
+    tmp: Option<PathBuf>,
+}
+
+/// Also behind a test that failed: no process, no cgroup, no file.
+impl Drop for Host {
+    fn drop(&mut self) {
+        let Some(tmp) = &self.tmp else { return };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            for pid in self.processes().into_iter().filter_map(rustix::process::Pid::from_raw) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+            self.cgroups().iter().for_each(|c| remove_cgroups(c));
+            // Not at the first go if a provider's thread is still at work in it.
+            let removed = fs::remove_dir_all(tmp).is_ok() || !tmp.exists();
+            let done = removed && self.processes().is_empty() && self.cgroups().is_empty();
+            if done || Instant::now() > deadline {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn remove_cgroups(path: &Path) {
+    let children = fs::read_dir(path).into_iter().flatten().flatten();
+    children.filter(|c| c.path().is_dir()).for_each(|c| remove_cgroups(&c.path()));
+    let _ = fs::remove_dir(path);
 }
 
 impl Host {
@@ -34,12 +62,12 @@ impl Host {
         // On disk: an overlay needs a filesystem that can carry it.
         let tmp = tempfile::Builder::new().prefix("native-").tempdir_in("/var/tmp").unwrap();
         let installation = format!("test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        Self { data_dir: tmp.path().join(name), installation, _tmp: Some(tmp) }
+        Self { data_dir: tmp.path().join(name), installation, tmp: Some(tmp.keep()) }
     }
 
     /// One that somebody else made and removes.
     pub(crate) fn at(data_dir: &Path, installation: &str) -> Self {
-        Self { data_dir: data_dir.to_owned(), installation: installation.to_owned(), _tmp: None }
+        Self { data_dir: data_dir.to_owned(), installation: installation.to_owned(), tmp: None }
     }
 
     pub(crate) fn config(&self, generation: u64) -> NativeConfig {
