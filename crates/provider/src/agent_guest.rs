@@ -48,9 +48,10 @@ pub struct AgentGuest {
 impl AgentGuest {
     /// A guest behind `endpoint`. Connects when first used; [`Guest::ping`] tells whether it answers.
     pub fn new(endpoint: Arc<dyn AgentEndpoint>, identity: Identity) -> Self {
-        let channel = |role| {
+        let caller = identity.clone();
+        let channel = move |role| {
             let endpoint = Arc::clone(&endpoint);
-            host::channel(identity.clone(), role, move || {
+            host::channel(caller.clone(), role, move || {
                 let endpoint = Arc::clone(&endpoint);
                 async move { endpoint.dial().await.map_err(Into::into) }
             })

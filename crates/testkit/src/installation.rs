@@ -11,7 +11,7 @@ use std::{
 /// Time for the host's init to reap, and for background cleaning to converge.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What an installation keeps for good; anything else in its data directory is gone with its last sandbox.
-const KEPT: [&str; 6] = ["installation", "lock", "sandboxes", "images", "trash", "run"];
+const KEPT: [&str; 7] = ["installation", "lock", "sandboxes", "images", "trash", "run", "mock"];
 /// Start of the names of the database and its companions.
 const DATABASE: &str = "stacyvm.db";
 
@@ -75,8 +75,12 @@ fn files(data_dir: &Path, found: &mut BTreeSet<String>) {
             found.insert(format!("file: {}", path.display()));
         }
     }
-    for inner in ["sandboxes", "trash", "run"] {
-        found.extend(entries(&data_dir.join(inner)).map(|path| format!("file: {}", path.display())));
+    let mock = entries(&data_dir.join("mock")).map(|installation| (installation, &["stacyvm-agent"][..]));
+    let places = [("sandboxes", &[][..]), ("trash", &[]), ("run", &["images", "lock"])];
+    let places = places.map(|(name, kept)| (data_dir.join(name), kept)).into_iter().chain(mock);
+    for (place, kept) in places {
+        let left = entries(&place).filter(|path| !kept.iter().any(|name| path.ends_with(name)));
+        found.extend(left.map(|path| format!("file: {}", path.display())));
     }
 }
 
@@ -91,10 +95,12 @@ mod tests {
 
     fn installation() -> tempfile::TempDir {
         let home = tempfile::tempdir().unwrap();
-        for kept in ["sandboxes", "images", "trash"] {
-            fs::create_dir(home.path().join(kept)).unwrap();
+        for kept in ["sandboxes", "images", "trash", "run/images", "mock/inst"] {
+            fs::create_dir_all(home.path().join(kept)).unwrap();
         }
-        for kept in ["installation", "lock", "stacyvm.db", "stacyvm.db-wal"] {
+        for kept in
+            ["installation", "lock", "stacyvm.db", "stacyvm.db-wal", "run/lock", "mock/inst/stacyvm-agent"]
+        {
             fs::write(home.path().join(kept), "").unwrap();
         }
         home
@@ -111,10 +117,11 @@ mod tests {
         let path = home.path().canonicalize().unwrap();
         fs::create_dir(path.join("sandboxes/sb-1")).unwrap();
         fs::create_dir(path.join("trash/sb-2")).unwrap();
+        fs::create_dir(path.join("mock/inst/sb-3")).unwrap();
         fs::write(path.join("draft"), "").unwrap();
         let left: Vec<_> = look(&path).into_iter().collect();
-        let expected =
-            ["draft", "sandboxes/sb-1", "trash/sb-2"].map(|p| format!("file: {}", path.join(p).display()));
+        let expected = ["draft", "mock/inst/sb-3", "sandboxes/sb-1", "trash/sb-2"]
+            .map(|p| format!("file: {}", path.join(p).display()));
         assert_eq!(left, expected);
     }
 

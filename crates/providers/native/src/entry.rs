@@ -45,13 +45,13 @@ impl Entry {
         !process::ended(self.pidfd.get_ref().as_fd()).unwrap_or(false)
     }
 
-    /// Makes sure that its guest has answered at least once.
+    /// Makes sure that its guest has answered at least once; true if this was the first time.
     ///
     /// # Errors
     /// `Destroyed` if it has ended, else the guest's own.
-    pub(crate) async fn answers(&self) -> Result<()> {
+    pub(crate) async fn answers(&self) -> Result<bool> {
         if self.answered.load(Ordering::Relaxed) {
-            return Ok(());
+            return Ok(false);
         }
         let pong = tokio::select! {
             pong = self.guest.ping() => pong,
@@ -61,8 +61,7 @@ impl Entry {
             return Err(Error::destroyed(format!("the sandbox has ended: {}", self.reason())));
         }
         pong?;
-        self.answered.store(true, Ordering::Relaxed);
-        Ok(())
+        Ok(!self.answered.swap(true, Ordering::Relaxed))
     }
 
     /// Returns when its first process has ended.

@@ -166,9 +166,32 @@ impl Inner {
             Look::Ended { reason, .. } => Err(Error::destroyed(format!("sandbox {id} has ended: {reason}"))),
             Look::Running { state, pidfd, .. } => {
                 let entry = self.watch(id, state, pidfd)?;
-                // Left to do if the server that made it was killed before.
-                self.settler.settle(entry.state.clone());
                 Ok(Arc::clone(lock(&self.entries).entry(id.clone()).or_insert(entry)))
+            }
+        }
+    }
+
+    /// Makes sure that the guest of this sandbox has answered.
+    ///
+    /// The first answer says that the agent has made what its processes will descend from, which is when it can be taken
+    /// out of their limits. For a sandbox of an earlier server that is done again, in case that one was killed before.
+    pub(crate) async fn reach(&self, entry: &Entry) -> Result<()> {
+        if entry.answers().await? {
+            self.settler.settle(entry.state.clone());
+        }
+        Ok(())
+    }
+
+    /// Asks until the agent answers or its process has ended.
+    async fn first_answer(&self, entry: &Entry) -> Result<()> {
+        let mut pause = Duration::from_millis(1);
+        loop {
+            match self.reach(entry).await {
+                Err(e) if e.kind() == ErrorKind::Unavailable && entry.runs() => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_millis(100));
+                }
+                result => return result,
             }
         }
     }
@@ -187,7 +210,7 @@ impl Inner {
             }
             Look::Running { .. } => {
                 let entry = self.entry(id).await?;
-                match tokio::time::timeout(START, first_answer(&entry)).await {
+                match tokio::time::timeout(START, self.first_answer(&entry)).await {
                     // The first process of a server that died just now, about to notice.
                     Ok(Err(_)) if !entry.runs() => self.remove(id).await?,
                     Ok(result) => return result,
@@ -205,7 +228,6 @@ impl Inner {
         };
         match started {
             Ok(entry) => {
-                self.settler.settle(entry.state.clone());
                 lock(&self.entries).insert(id.clone(), entry);
                 Ok(())
             }
@@ -248,7 +270,7 @@ impl Inner {
     async fn started(self: &Arc<Self>, id: &SandboxId, made: Made) -> Result<Arc<Entry>> {
         let entry = self.watch(id, made.state, made.pidfd)?;
         let reports = async { tokio::time::timeout(START, read_reports(made.status)).await };
-        let answer = async { tokio::time::timeout(START, first_answer(&entry)).await };
+        let answer = async { tokio::time::timeout(START, self.first_answer(&entry)).await };
         // Both at once: the agent listens before it runs, so the connection waits for it and not the other way round.
         let (reports, answer) = tokio::join!(reports, answer);
         for report in reports.unwrap_or_default() {
@@ -303,20 +325,6 @@ impl Drop for Making<'_> {
 
 fn not_ready(id: &SandboxId) -> Error {
     Error::timeout(format!("sandbox {id} did not answer within {} s", START.as_secs()))
-}
-
-/// Asks until the agent answers or its process has ended.
-async fn first_answer(entry: &Entry) -> Result<()> {
-    let mut pause = Duration::from_millis(1);
-    loop {
-        match entry.answers().await {
-            Err(e) if e.kind() == ErrorKind::Unavailable && entry.runs() => {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_millis(100));
-            }
-            result => return result,
-        }
-    }
 }
 
 async fn read_reports(status: OwnedFd) -> Vec<Report> {

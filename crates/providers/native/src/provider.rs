@@ -102,7 +102,7 @@ impl Provider for NativeProvider {
 
     async fn connect(&self, id: &SandboxId) -> Result<Arc<dyn Guest>> {
         let entry = self.inner.entry(id).await?;
-        entry.answers().await?;
+        self.inner.reach(&entry).await?;
         Ok(Arc::clone(&entry.guest) as Arc<dyn Guest>)
     }
 

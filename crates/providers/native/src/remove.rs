@@ -20,6 +20,9 @@ const OPEN: OFlags = OFlags::RDONLY
     .union(OFlags::CLOEXEC)
     .union(OFlags::NOCTTY);
 
+/// Names held in memory at a time.
+const AT_ONCE: usize = 4096;
+
 /// Removes `path`, a directory, and everything beneath it. Symbolic links are removed, never followed. Two callers at
 /// once do no harm: what the other one removed is simply gone.
 ///
@@ -120,9 +123,8 @@ fn open_child(directory: BorrowedFd<'_>, name: &CStr) -> io::Result<Option<Owned
     }
 }
 
-/// Entries of a directory, at most some thousands at a time: callers come back until there are none.
+/// Entries of a directory, at most [`AT_ONCE`] of them: callers come back until there are none.
 fn list(directory: BorrowedFd<'_>) -> io::Result<Vec<(CString, FileType)>> {
-    const AT_ONCE: usize = 4096;
     let mut entries = Vec::new();
     for entry in Dir::read_from(directory)? {
         let entry = entry?;
@@ -189,6 +191,21 @@ mod tests {
         remove_tree(&tmp.path().join("tree")).unwrap();
         assert!(tmp.path().join("outside/dir").is_dir());
         assert!(!tmp.path().join("tree").exists());
+    }
+
+    #[test]
+    fn more_entries_than_are_listed_at_once_go() {
+        let tmp = tempfile::tempdir().unwrap();
+        let tree = tmp.path().join("tree");
+        fs::create_dir_all(tree.join("wide")).unwrap();
+        for n in 0..AT_ONCE + 100 {
+            fs::write(tree.join(format!("wide/{n}")), "").unwrap();
+        }
+        for n in 0..100 {
+            fs::create_dir_all(tree.join(format!("wide/d{n}/e"))).unwrap();
+        }
+        remove_tree(&tree).unwrap();
+        assert!(!tree.exists());
     }
 
     #[test]
