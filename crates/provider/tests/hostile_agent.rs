@@ -1,7 +1,7 @@
 //! The host half against agents that hang, lie and flood. Time is simulated: a deadline of a minute costs nothing here,
 //! and a call without one would never end.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test, helpers included")]
+#![expect(clippy::unwrap_used, reason = "a test, helpers included")]
 
 use async_trait::async_trait;
 use bytes::Bytes;
