@@ -115,7 +115,7 @@ impl Actor {
         self.enter(SandboxState::Error, error.message()).await;
         self.emit(EventType::SandboxError, [("reason", error.message().into())]);
         let phase = match self.remove_once().await {
-            Some(Ok(())) => self.finish().await,
+            Some(Ok(())) => return self.finish(Some(error)).await,
             Some(Err(failure)) => {
                 self.emit_provider_failed("destroy", &failure);
                 Phase::Failed
@@ -160,7 +160,7 @@ impl Actor {
                 result = async { match removal.as_mut() { Some(call) => call.await, None => std::future::pending().await } } => {
                     removal = None;
                     match result {
-                        Ok(()) if never_ran => return self.finish().await,
+                        Ok(()) if never_ran => return self.finish(None).await,
                         Ok(()) => {}
                         Err(error) => {
                             tracing::warn!(sandbox = %self.id, error = error.chain(), "what is left of a failed sandbox could not be removed yet");

@@ -1,6 +1,7 @@
 //! Taking a sandbox away: stored first, then asked of the runtime again and again until it says that nothing is left.
 
 use crate::{
+    Error,
     admission::now,
     guard::Backoff,
     sandbox::{Actor, Phase},
@@ -37,7 +38,7 @@ impl Actor {
             }
         }
         hit(Point::DestroyUnmade);
-        self.finish().await
+        self.finish(None).await
     }
 
     /// One attempt of the runtime to remove it, with the mailbox open; `None` if the engine is gone.
@@ -52,8 +53,9 @@ impl Actor {
         }
     }
 
-    /// The runtime holds nothing any more: so says the row, however often that has to be tried.
-    pub(crate) async fn finish(&mut self) -> Phase {
+    /// The runtime holds nothing any more: so says the row, however often that has to be tried. `unborn`: why it was never
+    /// made, for whoever waits for that.
+    pub(crate) async fn finish(&mut self, unborn: Option<Error>) -> Phase {
         let mut backoff = Backoff::new(self.core.config.retry);
         loop {
             let at = now();
@@ -65,6 +67,10 @@ impl Actor {
             };
             let Err(error) = self.store(&change).await else { break };
             tracing::error!(sandbox = %self.id, %error, "a destroyed sandbox could not be stored as such");
+            // Whoever asked for its creation does not wait for a store that recovers.
+            if let Some(error) = &unborn {
+                self.born(Err(error.clone()));
+            }
             if self.pause(backoff.pause()).await {
                 return Phase::Done;
             }
@@ -74,6 +80,9 @@ impl Actor {
         self.core.registry.remove(self.id.as_str());
         self.emit(EventType::SandboxDestroyed, []);
         self.publish();
+        if let Some(error) = unborn {
+            self.born(Err(error));
+        }
         Phase::Done
     }
 

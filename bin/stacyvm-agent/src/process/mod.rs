@@ -352,9 +352,18 @@ impl Process {
         self.state().output_open
     }
 
-    /// Somebody reads whom the process waits for.
+    /// Somebody reads whom the process waits for. A reader that is not there does not count.
     fn paced(&self) -> bool {
-        !self.state().pacers.is_empty()
+        let state = self.state();
+        state.pacers.len() > state.held.len()
+    }
+
+    /// Gives up all but `size` bytes of output that nobody reads, and waiting for readers that are not there.
+    fn give_up_output(&self, size: usize) {
+        self.update(|state| {
+            state.release_held();
+            state.log.trim(size);
+        });
     }
 
     /// What is at `offset` for a reader, at most `most` bytes of it.

@@ -154,7 +154,7 @@ impl Table {
         all.sort_by_key(|process| (!process.gone(), process.ended_order()));
         for process in &all {
             if process.gone() && !process.paced() {
-                process.update(|state| state.log.trim(0));
+                process.give_up_output(0);
             }
             if total() <= ALL_LOGS {
                 return;
@@ -163,7 +163,7 @@ impl Table {
         // Less than all for the processes of now, so that this is not needed again at once.
         let share = (self.shared.share() / 2).max(LEAST_LOG / 2);
         for process in all.iter().filter(|process| !process.paced()) {
-            process.update(|state| state.log.trim(share));
+            process.give_up_output(share);
         }
     }
 

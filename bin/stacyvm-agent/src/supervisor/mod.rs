@@ -170,8 +170,7 @@ impl Supervisor {
             }
             if self.killing && !childless {
                 self.sent_kill = true;
-                let me = self.me;
-                killtree::kill_all(|| killtree::descendants(me));
+                killtree::kill_all(|| self.members());
             }
             self.answer(childless, now);
             if childless {
@@ -248,6 +247,15 @@ impl Supervisor {
         tell(&self.control, report);
     }
 
+    /// Everything that lives in the tree. The leader is among it even if `/proc` cannot be read.
+    fn members(&self) -> Vec<Pid> {
+        let mut members = killtree::descendants(self.me);
+        if self.leader_lives && !members.contains(&self.leader) {
+            members.push(self.leader);
+        }
+        members
+    }
+
     fn take_commands(&mut self) {
         let mut bytes = [0; 32 * FRAME];
         while !self.agent_gone {
@@ -279,7 +287,6 @@ impl Supervisor {
     }
 
     fn obey(&mut self, Command { sequence, signal, tree }: Command) {
-        let me = self.me;
         let delivered = match (tree, signal) {
             (false, signal) => {
                 self.sent_kill |= signal == libc::SIGKILL && self.leader_lives;
@@ -288,11 +295,11 @@ impl Supervisor {
             (true, libc::SIGKILL) => {
                 self.killing = true;
                 self.sent_kill = true;
-                let delivered = killtree::kill_all(|| killtree::descendants(me)) > 0;
+                let delivered = killtree::kill_all(|| self.members()) > 0;
                 self.pending.push(Pending { sequence, delivered, give_up_ms: now_ms() + KILL_ANSWER_MS });
                 return;
             }
-            (true, signal) => killtree::signal_all(|| killtree::descendants(me), signal) > 0,
+            (true, signal) => killtree::signal_all(|| self.members(), signal) > 0,
         };
         tell(&self.control, Report::Signalled { sequence, delivered });
     }

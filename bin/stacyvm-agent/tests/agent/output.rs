@@ -1,7 +1,7 @@
 //! Output as a log: offsets, gaps, pacing, any bytes.
 
 use crate::harness::{Agent, code, request, words};
-use stacyvm_guest::proto::{AttachRequest, StartRequest, StdinRequest, output_event::Event};
+use stacyvm_guest::proto::{AttachRequest, ListRequest, StartRequest, StdinRequest, output_event::Event};
 use std::fs;
 use tonic::Code;
 
@@ -141,6 +141,29 @@ async fn both_streams_keep_their_order_and_their_names() {
         }
     }
     assert_eq!(attached.rest().await.code(), 0);
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn all_logs_together_are_bounded_and_the_oldest_go_first() {
+    const BOUND: u64 = 32 << 20;
+    let agent = Agent::start();
+    for number in 0..40 {
+        let id = format!("p-{number}");
+        agent
+            .run(StartRequest { argv: words(&["head", "-c", "1000000", "/dev/zero"]), ..request(&id) })
+            .await
+            .unwrap();
+        agent.end_of(&id).await;
+    }
+    let listed = agent.control.clone().list(ListRequest {}).await.unwrap().into_inner().processes;
+    let kept: Vec<u64> = listed.iter().map(|process| process.output_end - process.output_start).collect();
+    assert!(kept.iter().sum::<u64>() <= BOUND, "{kept:?}");
+    assert_eq!((kept[0], kept[39]), (0, 1_000_000), "{kept:?}");
+    // What is gone is said to be gone, and its end is still known.
+    let output = agent.output_of("p-0").await;
+    assert_eq!((output.gaps, output.position), (vec![(0, 1_000_000)], 1_000_000));
+    assert!(output.exit.is_some());
     agent.end().await;
 }
 

@@ -115,6 +115,9 @@ async fn what_cannot_be_started_is_refused_for_the_right_reason() {
 async fn a_known_id_is_never_started_twice() {
     let agent = Agent::start();
     let start = |script: &str| StartRequest { argv: words(&["sh", "-c", script]), ..request("p") };
+    // The first caller leaves, perhaps before anything happened, perhaps in the middle.
+    let hasty = agent.run(start("echo once >> log; sleep 0.1"));
+    let _ = tokio::time::timeout(std::time::Duration::from_millis(2), hasty).await;
     let many = (0..8).map(|_| agent.run(start("echo once >> log; sleep 0.1")));
     let first: Vec<u32> = futures::future::join_all(many).await.into_iter().map(|p| p.unwrap().pid).collect();
     assert!(first.iter().all(|pid| *pid == first[0]), "{first:?}");
@@ -161,6 +164,30 @@ async fn many_ended_processes_are_forgotten_from_the_oldest() {
     assert_eq!(listed().await.len(), limit);
     assert_eq!(code(agent.control.clone().get(GetRequest { id: "first".into() }).await), Code::NotFound);
     assert!(agent.control.clone().get(GetRequest { id: "last".into() }).await.is_ok());
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn more_processes_than_fit_are_refused_and_the_others_unharmed() {
+    let agent = Agent::start();
+    let start = |number: u32| {
+        let argv = words(&["sleep", "1000"]);
+        agent.run(StartRequest { argv, ..request(&format!("p-{number}")) })
+    };
+    let numbers: Vec<u32> = (0..512).collect();
+    for some in numbers.chunks(64) {
+        for process in futures::future::join_all(some.iter().copied().map(start)).await {
+            process.unwrap();
+        }
+    }
+    assert_eq!(code(start(512).await), Code::ResourceExhausted);
+    let kill = SignalRequest { id: "p-7".into(), signal: 9, tree: true };
+    assert!(agent.control.clone().signal(kill).await.unwrap().into_inner().delivered);
+    start(513).await.unwrap();
+    assert_eq!(
+        agent.control.clone().list(ListRequest {}).await.unwrap().into_inner().processes.len(),
+        514 - 1
+    );
     agent.end().await;
 }
 

@@ -84,7 +84,8 @@ async fn create_parallel(cx: Context) -> Verdict {
 }
 
 async fn create_cancelled(cx: Context) -> Verdict {
-    for pause_us in [0, 300, 1_000, 3_000, 8_000, 20_000] {
+    let mut ids = Vec::new();
+    for pause_us in [0, 300, 1_000, 2_000, 3_000, 5_000, 8_000, 20_000] {
         let (id, spec) = (cx.new_id()?, cx.spec());
         let create = cx.provider.create(&id, &spec);
         let _ = tokio::time::timeout(Duration::from_micros(pause_us), create).await;
@@ -93,8 +94,17 @@ async fn create_cancelled(cx: Context) -> Verdict {
             cx.provider.create(&id, &spec).await.during("create behind a cancelled one")?;
             cx.enter(&id).await?.probe_ok(&["exit", "0"]).await?;
         }
+        cx.provider.destroy(&id).await.during("destroy")?;
+        gone(&cx, &id).await.during(&format!("given up after {pause_us} µs and destroyed"))?;
+        ids.push((pause_us, id));
+    }
+    // What was given up must not come back when the runtime gets round to it.
+    tokio::time::sleep(cx.patient(Duration::from_secs(1))).await;
+    for (pause_us, id) in ids {
+        gone(&cx, &id)
+            .await
+            .during(&format!("given up after {pause_us} µs, destroyed, and one second later"))?;
         cx.destroy(&id).await?;
-        gone(&cx, &id).await?;
     }
     Ok(())
 }

@@ -15,6 +15,8 @@ checks! {
     "output.bytes_256" "all 256 byte values arrive on both streams" [] 10 bytes_256;
     "output.large" "8 MiB of output arrive exactly" [] 45 large;
     "output.paced" "a process waits for a slow reader that paces it, and nothing is lost" [] 45 paced;
+    "output.first_reader" "a process that floods waits for a reader that attaches right behind its start" [] 45 first_reader;
+    "output.reader_returns" "a pacing reader that was cut off and comes back at its offset has lost nothing" [] 45 reader_returns;
     "output.gap" "without pace, bytes that are not kept are named with their exact range" [] 45 gap;
     "output.resume" "attaching again at an offset continues exactly there" [] 45 resume;
     "output.every_offset" "attaching at any offset of an ended process gives the rest" [] 45 every_offset;
@@ -85,6 +87,35 @@ async fn paced(cx: Context) -> Verdict {
         }
     }
     same("stdout", &collected.stdout, &flood(0, BYTES))
+}
+
+async fn first_reader(cx: Context) -> Verdict {
+    const BYTES: u64 = 8 << 20;
+    let sandbox = cx.shared().await?;
+    // As an exec does: start, then attach, with whatever delay a busy host puts between them.
+    let started = sandbox.start(&["flood", &BYTES.to_string()]).await?;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    same("stdout", &sandbox.finish(&started.id).await?.ok()?.stdout, &flood(0, BYTES))
+}
+
+async fn reader_returns(cx: Context) -> Verdict {
+    const BYTES: u64 = 8 << 20;
+    let sandbox = cx.shared().await?;
+    let started = sandbox.start(&["flood", &BYTES.to_string()]).await?;
+    let mut collected = Collected::from(0);
+    for cut in 1..=3 {
+        let mut output =
+            sandbox.guest.attach(&started.id, collected.offset, true, true).await.during("attach")?;
+        while collected.offset < cut << 20 {
+            ensure!(collected.next(&mut output).await?.is_none(), "it ended at offset {}", collected.offset);
+        }
+        drop(output);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let mut output =
+        sandbox.guest.attach(&started.id, collected.offset, true, true).await.during("attach")?;
+    while collected.next(&mut output).await?.is_none() {}
+    same("all attachments together", &collected.stdout, &flood(0, BYTES))
 }
 
 async fn gap(cx: Context) -> Verdict {

@@ -16,6 +16,7 @@ mod guest;
 mod health;
 mod property;
 mod recovery;
+mod store_faults;
 
 use fake::Fake;
 use stacyvm_engine::{
