@@ -57,28 +57,22 @@ fn timed(command: Option<Command>, into: &mut Samples) -> Result<()> {
 
 async fn create(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>> {
     let server = Server::start(&binary).await?;
-    let mut report = Vec::new();
-    for (limits, name) in
-        [(false, "create → first output, no limits"), (true, "create → first output, limits")]
-    {
-        let (mut ours, mut bwrap) =
-            (Samples::new("stacyvm native (API)"), Samples::new("bwrap --unshare-all"));
-        let mut destroy = Samples::new("stacyvm native (API)");
-        for _ in 0..samples {
-            let start = Instant::now();
-            let id = server.create(limits).await?;
-            ensure!(server.exec(&id, &["/bin/echo", "hi"]).await? == "hi\n");
-            ours.values.push(ms(start));
-            let start = Instant::now();
-            server.destroy(&id).await?;
-            destroy.values.push(ms(start));
-            timed(rivals::bwrap(&["/bin/echo", "hi"]), &mut bwrap)?;
-        }
-        report.push(compare(name, "ms", false, vec![ours, bwrap]));
-        let name = if limits { "destroy, limits" } else { "destroy, no limits" };
-        report.push(compare(name, "ms", false, vec![destroy]));
+    let (mut ours, mut bwrap) = (Samples::new("stacyvm native (API)"), Samples::new("bwrap --unshare-all"));
+    let mut destroy = Samples::new("stacyvm native (API)");
+    for _ in 0..samples {
+        let start = Instant::now();
+        let id = server.create().await?;
+        ensure!(server.exec(&id, &["/bin/echo", "hi"]).await? == "hi\n");
+        ours.values.push(ms(start));
+        let start = Instant::now();
+        server.destroy(&id).await?;
+        destroy.values.push(ms(start));
+        timed(rivals::bwrap(&["/bin/echo", "hi"]), &mut bwrap)?;
     }
-    Ok(report)
+    Ok(vec![
+        compare("create → first output, all limits", "ms", false, vec![ours, bwrap]),
+        compare("destroy", "ms", false, vec![destroy]),
+    ])
 }
 
 async fn run_command(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>> {
@@ -98,7 +92,7 @@ async fn run_command(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>>
 
 async fn exec(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>> {
     let server = Server::start(&binary).await?;
-    let id = server.create(true).await?;
+    let id = server.create().await?;
     let (mut ours, mut bwrap) = (Samples::new("stacyvm native (API)"), Samples::new("bwrap --unshare-all"));
     let mut bare = Samples::new("bare host (floor)");
     for _ in 0..samples * 5 {
@@ -114,7 +108,7 @@ async fn exec(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>> {
 
 async fn files(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>> {
     let server = Server::start(&binary).await?;
-    let id = server.create(true).await?;
+    let id = server.create().await?;
     let scratch = tempfile::Builder::new().prefix("stacyvm-bench-").tempdir()?;
     let (from, to) = (scratch.path().join("from"), scratch.path().join("to"));
     std::fs::write(&from, vec![0x5a; BULK])?;
@@ -155,7 +149,7 @@ async fn files(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>> {
 
 async fn stream_output(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>> {
     let server = Server::start(&binary).await?;
-    let id = server.create(true).await?;
+    let id = server.create().await?;
     let command = format!("head -c {BULK} /dev/zero | tr '\\0' x");
     let (mut ours, mut pipe) = (Samples::new("stacyvm native (NDJSON)"), Samples::new("bwrap, a pipe"));
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
@@ -191,7 +185,7 @@ async fn burst(binary: PathBuf) -> Result<Vec<Comparison>> {
     let start = Instant::now();
     let made: Vec<Result<String>> = stream::iter(0..100)
         .map(|_| async {
-            let id = server.create(true).await?;
+            let id = server.create().await?;
             ensure!(server.exec(&id, &["/bin/echo", "hi"]).await? == "hi\n");
             Ok(id)
         })
@@ -209,7 +203,7 @@ async fn recovery(binary: PathBuf) -> Result<Vec<Comparison>> {
     let mut server = Server::start(&binary).await?;
     let mut ids = Vec::new();
     for _ in 0..50 {
-        let id = server.create(false).await?;
+        let id = server.create().await?;
         let counter = "i=0; while :; do echo $i; i=$((i+1)); sleep 0.01; done";
         let body = serde_json::json!({"command": counter});
         server.0.post(&format!("/sandboxes/{id}/processes"), &body).await?;

@@ -15,15 +15,9 @@ impl Server {
         Ok(Self(stacyvm_testkit::Server::start_binary(binary, &environment).await?))
     }
 
-    /// Creates a sandbox; `limits` false: without memory, processor and process limits.
-    pub(super) async fn create(&self, limits: bool) -> Result<String> {
-        let mut body = json!({"image": "host", "ttl": "30m"});
-        if !limits {
-            body["memory_mb"] = json!(0);
-            body["vcpus"] = json!(0);
-            body["pids"] = json!(0);
-        }
-        let reply = self.0.post("/sandboxes", &body).await?;
+    /// Creates a sandbox with the default limits on memory, processors and processes.
+    pub(super) async fn create(&self) -> Result<String> {
+        let reply = self.0.post("/sandboxes", &json!({"image": "host", "ttl": "30m"})).await?;
         Ok(reply["id"].as_str().context("no id")?.to_owned())
     }
 

@@ -135,8 +135,10 @@ impl Agent {
         let text = fs::read(owner.directory.join("agent.json")).ok()?;
         let record: Record = serde_json::from_slice(&text).ok()?;
         let (told, end) = watch::channel(None);
-        let pidfd =
-            open_process(record.pid).ok().filter(|_| host::start_time(record.pid) == Some(record.start_time));
+        // One that has ended may still be there to be waited for, by whoever started it.
+        let pidfd = open_process(record.pid)
+            .ok()
+            .filter(|pidfd| host::start_time(record.pid) == Some(record.start_time) && runs(pidfd));
         let Some(pidfd) = pidfd else {
             let _ = told.send(Some("its agent ended while nobody watched".to_owned()));
             // Any descriptor will do: an ended agent is never signalled.
