@@ -48,8 +48,8 @@ sdk() {
 }
 
 part build cargo build --quiet -p stacyvm
-part unit cargo test --quiet --workspace --exclude stacyvm-e2e
-part e2e cargo test --quiet -p stacyvm-e2e -- --test-threads=1
+part unit cargo test --quiet --workspace --exclude stacyvm-e2e --no-fail-fast
+part e2e cargo test --quiet -p stacyvm-e2e --no-fail-fast -- --test-threads=1
 part sdk sdk
 part smoke scripts/ci-smoke-deployment.sh
 part leaks cargo run --quiet -p xtask -- leak-check

@@ -5,7 +5,7 @@ use crate::{
     context::Context,
     observe::{beats, eventually, host_processes, parent},
 };
-use futures::future::join_all;
+use futures::{StreamExt, future::join_all, stream};
 use rustix::process::{Pid, Signal, kill_process};
 use stacyvm_provider::{ErrorKind, RuntimeState};
 use std::{collections::BTreeSet, time::Duration};
@@ -98,6 +98,15 @@ async fn create_cancelled(cx: Context) -> Verdict {
         gone(&cx, &id).await.during(&format!("given up after {pause_us} µs and destroyed"))?;
         ids.push((pause_us, id));
     }
+    // Given up as soon as begun: the runtime may not even have looked at it when the destroy comes.
+    let hasty = stream::iter(0..64).map(|_| async {
+        let (id, spec) = (cx.new_id()?, cx.spec());
+        let _ = tokio::time::timeout(Duration::ZERO, cx.provider.create(&id, &spec)).await;
+        cx.provider.destroy(&id).await.during("destroy")?;
+        Ok((0, id))
+    });
+    let hasty: Vec<Verdict<_>> = hasty.buffer_unordered(8).collect().await;
+    ids.extend(hasty.into_iter().collect::<Verdict<Vec<_>>>()?);
     // What was given up must not come back when the runtime gets round to it.
     tokio::time::sleep(cx.patient(Duration::from_secs(1))).await;
     for (pause_us, id) in ids {
