@@ -38,7 +38,8 @@ pub trait Guest: Send + Sync + 'static {
 
     /// Output of a process from `offset` on. With `follow`, ends with [`OutputEvent::Exit`] once the process has ended
     /// and its output is drained; without, at the bytes that are there now. With `pace`, the process waits for this
-    /// reader rather than lose output, as long as the reader is attached.
+    /// reader rather than lose output, as long as the reader is attached. For its first reader, and for a pacing one that
+    /// was cut off, a process waits about three seconds.
     ///
     /// # Errors
     /// `NotFound` for an unknown process.

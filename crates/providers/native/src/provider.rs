@@ -92,9 +92,11 @@ impl Provider for NativeProvider {
             return Err(Error::unavailable(problem));
         }
         let (inner, id, spec) = (Arc::clone(&self.inner), id.clone(), spec.clone());
-        // In a task of its own: a caller that goes away leaves a finished sandbox or none, never a lock let go halfway.
+        // The turn is taken by the caller, so that a create that was given up before it began never begins behind a later
+        // destroy. The work is a task of its own: a caller that goes away during it leaves a finished sandbox or none.
+        let turn = inner.locks.lock(&id).await;
         let task = tokio::spawn(async move {
-            let _turn = inner.locks.lock(&id).await;
+            let _turn = turn;
             inner.create(&id, &spec).await
         });
         finish(task).await.map(|()| Created { runtime_id: None })
@@ -108,8 +110,9 @@ impl Provider for NativeProvider {
 
     async fn destroy(&self, id: &SandboxId) -> Result<()> {
         let (inner, id) = (Arc::clone(&self.inner), id.clone());
+        let turn = inner.locks.lock(&id).await;
         let task = tokio::spawn(async move {
-            let _turn = inner.locks.lock(&id).await;
+            let _turn = turn;
             inner.remove(&id).await
         });
         finish(task).await
