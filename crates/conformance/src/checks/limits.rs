@@ -95,10 +95,14 @@ async fn pids(cx: Context) -> Verdict {
 async fn pids_start(cx: Context) -> Verdict {
     let sandbox = small(&cx).await?;
     let (forker, _) = fill(&sandbox).await?;
-    let spec = sandbox.probe_spec(&["exit", "0"]);
-    match cx.prompt("start", sandbox.guest.start(&spec)).await? {
-        Err(error) if error.kind() == ErrorKind::ResourceLimit => {}
-        other => return Err(Failure(format!("start in a full sandbox gives {other:?}"))),
+    // A runtime may take its agent out of the count while the sandbox is in use: a few more fit then, and stay.
+    let mut more = 0;
+    loop {
+        match cx.prompt("start", sandbox.guest.start(&sandbox.probe_spec(&["sleep", "60000"]))).await? {
+            Err(error) if error.kind() == ErrorKind::ResourceLimit => break,
+            Ok(_) if more < 10 => more += 1,
+            other => return Err(Failure(format!("start in a full sandbox gives {other:?}"))),
+        }
     }
     sandbox.kill(&forker.id).await?;
     sandbox.wait(&forker.id).await?;
