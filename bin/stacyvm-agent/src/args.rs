@@ -5,8 +5,8 @@ use std::{ffi::OsString, os::fd::RawFd, path::PathBuf};
 /// What the runtime that started this agent decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Config {
-    /// Inherited listening socket.
-    pub(crate) listen_fd: RawFd,
+    /// Where callers come from.
+    pub(crate) listen: Listen,
     /// Id of the sandbox, shown to the host half.
     pub(crate) sandbox: String,
     /// The only installation that may connect.
@@ -28,6 +28,20 @@ pub(crate) struct Config {
     pub(crate) memory_events_fd: Option<RawFd>,
     /// Processes may run as uid 0.
     pub(crate) root_user: bool,
+    /// The runtime gives nothing but an image: what a sandbox needs is made in it, and its environment is that of
+    /// processes.
+    pub(crate) container: bool,
+    /// Environment of processes beside the agent's own words, from the image.
+    pub(crate) environment: Vec<(String, String)>,
+}
+
+/// Where callers come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Listen {
+    /// An inherited listening socket.
+    Fd(RawFd),
+    /// A socket to be made, in a directory that only root of the sandbox may enter. Its callers are bridges.
+    Path(PathBuf),
 }
 
 impl Config {
@@ -36,8 +50,9 @@ impl Config {
     /// # Errors
     /// A sentence that names the argument at fault.
     pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, String> {
+        let mut listen = None;
         let mut config = Self {
-            listen_fd: -1,
+            listen: Listen::Fd(-1),
             sandbox: String::new(),
             installation: String::new(),
             uid: 1000,
@@ -48,36 +63,22 @@ impl Config {
             root: None,
             memory_events_fd: None,
             root_user: false,
+            container: false,
+            environment: Vec::new(),
         };
         let mut args = args.into_iter();
         while let Some(name) = args.next() {
             let name = name.to_string_lossy().into_owned();
-            if name == "--root-user" {
-                config.root_user = true;
-                continue;
-            }
-            let value = args.next().ok_or_else(|| format!("{name} needs a value"))?;
-            if name == "--root" {
-                config.root = Some(PathBuf::from(value));
-                continue;
-            }
-            let text = value.into_string().map_err(|_| format!("the value of {name} is not UTF-8"))?;
             match name.as_str() {
-                "--listen-fd" => config.listen_fd = number(&name, &text)?,
-                "--memory-events-fd" => config.memory_events_fd = Some(number(&name, &text)?),
-                "--uid" => config.uid = number(&name, &text)?,
-                "--gid" => config.gid = number(&name, &text)?,
-                "--sandbox" => config.sandbox = text,
-                "--installation" => config.installation = text,
-                "--user-name" => config.user_name = text,
-                "--home" => config.home = text,
-                "--workdir" => config.workdir = text,
-                _ => return Err(format!("unknown argument {name}")),
+                "--root-user" => config.root_user = true,
+                "--container" => config.container = true,
+                _ => {
+                    let value = args.next().ok_or_else(|| format!("{name} needs a value"))?;
+                    config.set(&name, value, &mut listen)?;
+                }
             }
         }
-        if config.listen_fd < 0 {
-            return Err("--listen-fd is missing".to_owned());
-        }
+        config.listen = listen.ok_or("--listen-fd or --listen is missing")?;
         if config.sandbox.is_empty() || config.installation.is_empty() {
             return Err("--sandbox and --installation are needed".to_owned());
         }
@@ -87,6 +88,29 @@ impl Config {
             }
         }
         Ok(config)
+    }
+
+    fn set(&mut self, name: &str, value: OsString, listen: &mut Option<Listen>) -> Result<(), String> {
+        match name {
+            "--root" => self.root = Some(PathBuf::from(value)),
+            "--listen" => *listen = Some(Listen::Path(PathBuf::from(value))),
+            _ => {
+                let text = value.into_string().map_err(|_| format!("the value of {name} is not UTF-8"))?;
+                match name {
+                    "--listen-fd" => *listen = Some(Listen::Fd(number(name, &text)?)),
+                    "--memory-events-fd" => self.memory_events_fd = Some(number(name, &text)?),
+                    "--uid" => self.uid = number(name, &text)?,
+                    "--gid" => self.gid = number(name, &text)?,
+                    "--sandbox" => self.sandbox = text,
+                    "--installation" => self.installation = text,
+                    "--user-name" => self.user_name = text,
+                    "--home" => self.home = text,
+                    "--workdir" => self.workdir = text,
+                    _ => return Err(format!("unknown argument {name}")),
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -109,9 +133,16 @@ mod tests {
              --root /r --memory-events-fd 5 --root-user",
         )
         .unwrap();
-        assert_eq!((config.listen_fd, config.uid, config.gid), (3, 7, 8));
+        assert_eq!((config.listen, config.uid, config.gid), (Listen::Fd(3), 7, 8));
         assert_eq!(config.root, Some(PathBuf::from("/r")));
         assert_eq!((config.memory_events_fd, config.root_user), (Some(5), true));
+    }
+
+    #[test]
+    fn a_container_names_its_socket() {
+        let config = parse("--listen /run/a.sock --container --sandbox sb-1 --installation i").unwrap();
+        assert_eq!(config.listen, Listen::Path(PathBuf::from("/run/a.sock")));
+        assert!(config.container && !config.root_user);
     }
 
     #[test]

@@ -39,6 +39,16 @@ pub(crate) fn keep_only_needed() -> Result<CapabilitySet, Errno> {
     Ok(KEPT - kept)
 }
 
+/// Lets the programs that this thread executes as root have what the agent itself has, and no more: with an empty bounding
+/// set, what is inheritable is all that they get.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn keep_for_root() -> Result<(), Errno> {
+    let kept = thread::capabilities(None)?.permitted & KEPT;
+    thread::set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: kept })
+}
+
 /// Takes every capability from this thread and from whatever it executes.
 ///
 /// # Errors

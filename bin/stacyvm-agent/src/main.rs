@@ -4,7 +4,9 @@
 //! while there is one thread and next to no memory; only then does the runtime begin.
 
 mod args;
+mod bridge;
 mod confine;
+mod container;
 mod fail;
 mod files;
 mod killtree;
@@ -16,7 +18,7 @@ mod supervisor;
 mod users;
 mod zygote;
 
-use args::Config;
+use args::{Config, Listen};
 use files::resolve::Root;
 use process::{launch::Launcher, memory::OomKills, table::Table};
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -53,12 +55,25 @@ fn log(message: &str) {
 
 fn start() -> Result<(), String> {
     let said = |what: &'static str| move |error: rustix::io::Errno| format!("{what}: {error}");
-    let config = Config::parse(std::env::args_os().skip(1))?;
-    let listener = confine::inherit(config.listen_fd).map_err(said("--listen-fd"))?;
+    let mut arguments = std::env::args_os().skip(1).peekable();
+    if arguments.next_if(|word| word == "bridge").is_some() {
+        return bridge::run(&arguments.next().ok_or("bridge needs the path of a socket")?);
+    }
+    let mut config = Config::parse(arguments)?;
+    let listener = match &config.listen {
+        Listen::Fd(number) => confine::inherit(*number).map_err(said("--listen-fd"))?,
+        Listen::Path(path) => serve::accept::listen(path)
+            .map_err(|error| format!("cannot listen on {}: {error}", path.display()))?
+            .into(),
+    };
     let memory_events = config.memory_events_fd.map(confine::inherit).transpose();
     let memory_events = memory_events.map_err(said("--memory-events-fd"))?;
 
     confine::hide().map_err(said("cannot hide from the sandbox's processes"))?;
+    if config.container {
+        container::prepare(&config);
+        config.environment = container::image_environment(std::env::vars_os());
+    }
     let isolated = config.root.is_none();
     if isolated {
         let missing = confine::keep_only_needed().map_err(said("cannot drop privileges"))?;

@@ -4,6 +4,7 @@
 mod agent_guest;
 mod error;
 mod guest;
+mod locks;
 pub mod mock;
 mod provider;
 mod spec;
@@ -14,5 +15,6 @@ pub use guest::{
     ByteStream, FileEntry, FileKind, Guest, Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec,
     ReadRange, Signal, StdStream, StdinAck, WriteFile,
 };
+pub use locks::Locks;
 pub use provider::{Created, Health, Provider, RuntimeSandbox, RuntimeState, RuntimeStats};
 pub use spec::{Capabilities, SandboxId, SandboxSpec, SpecError};

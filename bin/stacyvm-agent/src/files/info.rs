@@ -1,9 +1,9 @@
 //! Metadata of files, as the protocol shows it.
 
-use super::{path::SandboxPath, resolve::Root};
+use super::{open::without_links, path::SandboxPath, resolve::Root};
 use crate::fail::{Fail, Result};
 use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat2, readlinkat, statat},
+    fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, readlinkat, statat},
     io::Errno,
 };
 use stacyvm_guest::proto::{FileInfo, FileKind};
@@ -50,10 +50,8 @@ pub(crate) fn stat(root: &Root, path: &SandboxPath, follow: bool) -> Result<File
 /// # Errors
 /// The kernel's.
 pub(crate) fn below(directory: &OwnedFd, name: &std::ffi::CStr, path: String) -> Result<Option<FileInfo>> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let look = || {
-        let file = openat2(directory, name, flags, Mode::empty(), resolve)?;
+        let file = without_links(directory, name.to_bytes(), OFlags::PATH | OFlags::NOFOLLOW)?;
         let stat = fstat(&file)?;
         let target = target(&file, c"", &stat)?;
         Ok((stat, target))

@@ -3,6 +3,7 @@
 pub(crate) mod glob;
 pub(crate) mod info;
 pub(crate) mod list;
+mod open;
 pub(crate) mod path;
 pub(crate) mod read;
 pub(crate) mod remove;

@@ -6,12 +6,13 @@
 
 use super::{
     Cancel,
+    open::without_links,
     path::SandboxPath,
     resolve::{Root, is_kernel_view, refuse_kernel_view},
 };
 use crate::fail::{Fail, Result, errno_of};
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2, statat, unlinkat},
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, openat, statat, unlinkat},
     io::Errno,
 };
 use std::{ffi::CString, os::fd::OwnedFd};
@@ -164,8 +165,7 @@ fn identity(directory: &OwnedFd) -> Result<(u64, u64), Errno> {
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 fn enter(parent: &OwnedFd, name: &CString) -> Result<OwnedFd, Errno> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    openat2(parent, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty(), resolve)
+    without_links(parent, name.to_bytes(), DIRECTORY | OFlags::NOFOLLOW)
 }
 
 fn up(directory: &OwnedFd) -> Result<OwnedFd, Errno> {

@@ -1,14 +1,16 @@
-//! The only way to a file: `openat2` beneath the sandbox's root, where no symbolic link leads out and no magic link in.
+//! The only way to a file: beneath the sandbox's root, where no symbolic link leads out and no magic link in.
 
-use super::path::SandboxPath;
+use super::{
+    open::{in_root, without_links},
+    path::SandboxPath,
+};
 use crate::{
     fail::{Fail, Result},
     users::Account,
 };
 use rustix::{
     fs::{
-        AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, fchown, fstat, fstatfs, mkdirat, open,
-        openat2, readlinkat, statat,
+        AtFlags, FileType, Gid, Mode, OFlags, Uid, fchown, fstat, fstatfs, mkdirat, open, readlinkat, statat,
     },
     io::Errno,
 };
@@ -21,9 +23,11 @@ use std::{
 const LINKS: usize = 40;
 /// Tries when somebody renames directories under way.
 const RACES: usize = 32;
+/// The proc file system.
+const PROC: u64 = 0x9fa0;
 /// File systems that are a view of the kernel: proc, sysfs, cgroup, cgroup2, debugfs, tracefs, securityfs, bpf.
 const KERNEL_VIEWS: [u64; 8] =
-    [0x9fa0, 0x6265_6572, 0x0027_e0eb, 0x6367_7270, 0x6462_6720, 0x7472_6163, 0x7363_6673, 0xcafe_4a11];
+    [PROC, 0x6265_6572, 0x0027_e0eb, 0x6367_7270, 0x6462_6720, 0x7472_6163, 0x7363_6673, 0xcafe_4a11];
 
 /// The root directory of the sandbox.
 #[derive(Debug)]
@@ -66,9 +70,8 @@ impl Root {
     /// # Errors
     /// The kernel's.
     pub(crate) fn open(&self, path: &SandboxPath, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         for _ in 0..RACES {
-            match openat2(&self.directory, path.relative(), flags | OFlags::CLOEXEC, mode, resolve) {
+            match in_root(&self.directory, path.relative().as_bytes(), flags, mode) {
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 result => return result,
             }
@@ -145,9 +148,7 @@ impl Root {
         mode: Mode,
         owner: &Account,
     ) -> Result<OwnedFd, Errno> {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let made = openat2(parent, name, flags, Mode::empty(), resolve)?;
+        let made = without_links(parent, name.as_bytes(), OFlags::RDONLY | OFlags::DIRECTORY)?;
         self.give(&made, owner)?;
         rustix::fs::fchmod(&made, mode)?;
         Ok(made)
@@ -231,8 +232,19 @@ fn in_the_way(path: &SandboxPath, errno: Errno) -> Fail {
 /// # Errors
 /// The kernel's.
 pub(crate) fn is_kernel_view(file: &OwnedFd) -> Result<bool, Errno> {
-    let kind = u64::try_from(fstatfs(file)?.f_type).unwrap_or(0) & 0xffff_ffff;
-    Ok(KERNEL_VIEWS.contains(&kind))
+    Ok(KERNEL_VIEWS.contains(&filesystem(file)?))
+}
+
+/// Whether `file` is in a proc file system.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn is_proc(file: &OwnedFd) -> Result<bool, Errno> {
+    Ok(filesystem(file)? == PROC)
+}
+
+fn filesystem(file: &OwnedFd) -> Result<u64, Errno> {
+    Ok(u64::try_from(fstatfs(file)?.f_type).unwrap_or(0) & 0xffff_ffff)
 }
 
 /// Keeps the agent's privileges out of the kernel's settings.

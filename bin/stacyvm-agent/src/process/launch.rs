@@ -214,13 +214,10 @@ impl Launcher {
 
     fn encode(&self, request: &StartRequest, account: &Account) -> Vec<u8> {
         let home = self.root.host_path(&account.home);
-        let mut env: BTreeMap<&str, &[u8]> = BTreeMap::from([
-            ("PATH", PATH.as_bytes()),
-            ("HOME", home.as_os_str().as_bytes()),
-            ("USER", account.name.as_bytes()),
-            ("LANG", b"C.UTF-8"),
-            ("TERM", b"xterm"),
-        ]);
+        let mut env: BTreeMap<&str, &[u8]> =
+            BTreeMap::from([("PATH", PATH.as_bytes()), ("LANG", b"C.UTF-8"), ("TERM", b"xterm")]);
+        env.extend(self.config.environment.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
+        env.extend([("HOME", home.as_os_str().as_bytes()), ("USER", account.name.as_bytes())]);
         env.extend(request.env.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
         let path = env.get("PATH").copied().unwrap_or_default().to_vec();
         let change = self.config.root.is_none();

@@ -4,13 +4,17 @@
 //! and resets every call on it.
 
 use super::{Sandbox, bulk::BulkService, control::ControlService, gate::Gate};
+use crate::args::Listen;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use stacyvm_guest::{
     hello, limits,
     proto::{Role, bulk_server::BulkServer, control_server::ControlServer},
 };
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, fs::Permissions, io, os::unix::fs::PermissionsExt, path::Path, sync::Arc,
+    time::Duration,
+};
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::Semaphore,
@@ -32,6 +36,27 @@ const SEND_BUFFER: usize = 128 << 10;
 /// Pause after a failure to accept: descriptors or memory may be free again then.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Makes the socket that bridges come to. What an earlier agent of a container that was started again left is replaced.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn listen(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Whether a caller is a bridge and not a process of the sandbox: it runs as the agent's own user. A socket that was
+/// inherited cannot be reached from inside at all.
+fn is_ours(stream: &UnixStream, sandbox: &Sandbox) -> bool {
+    let ours = rustix::process::geteuid().as_raw();
+    matches!(sandbox.config.listen, Listen::Fd(_)) || stream.peer_cred().is_ok_and(|peer| peer.uid() == ours)
+}
+
 /// Accepts connections for ever.
 pub(crate) async fn run(listener: UnixListener, sandbox: Sandbox) -> Infallible {
     let gate = Arc::new(Gate::new(Arc::clone(&sandbox.config)));
@@ -42,6 +67,9 @@ pub(crate) async fn run(listener: UnixListener, sandbox: Sandbox) -> Infallible 
             tokio::time::sleep(PAUSE).await;
             continue;
         };
+        if !is_ours(&stream, &sandbox) {
+            continue;
+        }
         let permits =
             (Arc::clone(&pending).try_acquire_owned(), Arc::clone(&connections).try_acquire_owned());
         let (Ok(pending), Ok(connection)) = permits else { continue };

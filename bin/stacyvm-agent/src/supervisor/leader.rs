@@ -42,7 +42,12 @@ pub(super) fn become_program(parts: &Parts) -> Result<Infallible, (Step, Errno)>
     if let Some((uid, gid, groups)) = &request.user {
         change_user(*uid, *gid, groups).map_err(at(Step::User))?;
     }
-    confine::drop_all().map_err(at(Step::Privileges))?;
+    match &request.user {
+        // Asked for, and offered by this runtime: a package manager changes owners and users.
+        Some((0, ..)) => confine::keep_for_root(),
+        _ => confine::drop_all(),
+    }
+    .map_err(at(Step::Privileges))?;
     thread::set_no_new_privs(true).map_err(at(Step::Privileges))?;
 
     fchdir(&parts.cwd).map_err(at(Step::Directory))?;

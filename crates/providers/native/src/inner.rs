@@ -8,14 +8,13 @@ use crate::{
     failure::Doing,
     image::{self, host::HostImage},
     layout::Layout,
-    locks::Locks,
     record::{Record, State},
     sandboxes::{Look, look},
     settle::Settler,
     spawner::{MAX_REPORT, Report, Spawner},
 };
 use rustix::fd::OwnedFd;
-use stacyvm_provider::{AgentGuest, Error, ErrorKind, Identity, Result, SandboxId, SandboxSpec};
+use stacyvm_provider::{AgentGuest, Error, ErrorKind, Identity, Locks, Result, SandboxId, SandboxSpec};
 use std::{
     collections::{HashMap, HashSet},
     sync::{

@@ -15,7 +15,6 @@ mod health;
 mod image;
 mod inner;
 mod layout;
-mod locks;
 mod process;
 mod provider;
 mod record;

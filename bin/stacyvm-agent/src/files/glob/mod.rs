@@ -3,11 +3,13 @@
 
 mod pattern;
 
-use super::{Cancel, MOST_FILES, MOST_NAMES, info, list::Batch, path::SandboxPath, resolve::Root};
+use super::{
+    Cancel, MOST_FILES, MOST_NAMES, info, list::Batch, open::without_links, path::SandboxPath, resolve::Root,
+};
 use crate::fail::{Fail, Result};
 use pattern::{Pattern, Progress};
 use rustix::{
-    fs::{Dir, FileType, Mode, OFlags, ResolveFlags, openat2},
+    fs::{Dir, FileType, Mode, OFlags},
     io::Errno,
 };
 use stacyvm_guest::proto::FileInfos;
@@ -51,8 +53,7 @@ pub(crate) fn find(root: &Root, pattern: &str, limit: u32, cancel: &Cancel) -> R
         cancel.check()?;
         walk.memory -= cost(&below, &progress);
         let name = if below.is_empty() { b"." } else { &*below };
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        let opened = openat2(&directory, name, flags | OFlags::CLOEXEC, Mode::empty(), resolve);
+        let opened = without_links(&directory, name, flags);
         let looked = opened.and_then(Dir::new).map(|entries| walk.look_into(entries, &below, &progress));
         match looked {
             Ok(result) => result?,

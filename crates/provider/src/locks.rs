@@ -1,6 +1,6 @@
-//! One lock per sandbox, so that life-cycle calls for one sandbox take turns and those for others do not wait.
+//! One lock per sandbox, so that a runtime's life-cycle calls for one sandbox take turns and those for others do not wait.
 
-use stacyvm_provider::SandboxId;
+use crate::SandboxId;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError, Weak},
@@ -12,11 +12,11 @@ const SWEEP: usize = 256;
 
 /// Locks by sandbox, made when asked for.
 #[derive(Debug, Default)]
-pub(crate) struct Locks(Mutex<HashMap<SandboxId, Weak<AsyncMutex<()>>>>);
+pub struct Locks(Mutex<HashMap<SandboxId, Weak<AsyncMutex<()>>>>);
 
 impl Locks {
     /// Waits for the turn of this sandbox.
-    pub(crate) async fn lock(&self, id: &SandboxId) -> OwnedMutexGuard<()> {
+    pub async fn lock(&self, id: &SandboxId) -> OwnedMutexGuard<()> {
         let mutex = {
             let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(mutex) = locks.get(id).and_then(Weak::upgrade) {
