@@ -14,5 +14,8 @@ pub use guest::{
     ByteStream, FileEntry, FileKind, Guest, Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec,
     ReadRange, Signal, StdStream, StdinAck, WriteFile,
 };
-pub use provider::{Created, Health, Provider, RuntimeSandbox, RuntimeState, RuntimeStats};
+pub use provider::{
+    CONSOLE_BYTES, CONSOLE_LINES, Created, Health, Notice, NoticeKind, Provider, RuntimeSandbox,
+    RuntimeState, RuntimeStats,
+};
 pub use spec::{Capabilities, SandboxId, SandboxSpec, SpecError};
