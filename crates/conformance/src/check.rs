@@ -36,6 +36,12 @@ pub enum Need {
     Isolated,
     /// [`Capabilities::stats`].
     Stats,
+    /// [`Capabilities::pause`].
+    Pause,
+    /// [`Capabilities::oom_ends_sandbox`].
+    OomEndsSandbox,
+    /// The opposite of [`Capabilities::oom_ends_sandbox`].
+    OomEndsProcess,
     /// [`Options::host_processes`].
     HostProcesses,
     /// [`Options::no_network`].
@@ -52,6 +58,13 @@ impl Need {
             Self::RootUser => (capabilities.root_user, "root_user"),
             Self::Isolated => (capabilities.isolated, "isolated"),
             Self::Stats => (capabilities.stats, "stats"),
+            Self::Pause => (capabilities.pause, "pause"),
+            Self::OomEndsSandbox => (capabilities.oom_ends_sandbox, "oom_ends_sandbox"),
+            Self::OomEndsProcess => {
+                return capabilities
+                    .oom_ends_sandbox
+                    .then(|| "capability oom_ends_sandbox is offered".to_owned());
+            }
             Self::NoRootUser => {
                 return capabilities.root_user.then(|| "capability root_user is offered".to_owned());
             }

@@ -16,5 +16,7 @@ pub use guest::{
     ReadRange, Signal, StdStream, StdinAck, WriteFile,
 };
 pub use locks::Locks;
-pub use provider::{Created, Health, Provider, RuntimeSandbox, RuntimeState, RuntimeStats};
+pub use provider::{
+    Created, Health, Notice, NoticeKind, Provider, RuntimeSandbox, RuntimeState, RuntimeStats,
+};
 pub use spec::{Capabilities, SandboxId, SandboxSpec, SpecError};

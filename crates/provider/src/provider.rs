@@ -7,9 +7,15 @@
 //!   life-cycle call at a time, yet two at once must not corrupt anything.
 //! - **Errors** are the closed set of [`crate::ErrorKind`]; messages are written for users, causes for the log.
 
-use crate::{Capabilities, Guest, Result, SandboxId, SandboxSpec};
+use crate::{Capabilities, Error, Guest, Result, SandboxId, SandboxSpec};
 use async_trait::async_trait;
+use futures::{StreamExt, stream::BoxStream};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// Most lines of a console that are given out at once.
+pub const CONSOLE_LINES: u32 = 10_000;
+/// Most bytes of a console that are given out at once.
+pub const CONSOLE_BYTES: usize = 1 << 20;
 
 /// A configured runtime backend.
 #[async_trait]
@@ -66,6 +72,46 @@ pub trait Provider: Send + Sync + 'static {
     /// # Errors
     /// `Unsupported` without the capability; else as [`Provider::status`].
     async fn stats(&self, id: &SandboxId) -> Result<RuntimeStats>;
+
+    /// Freezes every process of the sandbox, its guest included. Idempotent. When it returns, none of them runs.
+    ///
+    /// While it is paused: memory, files, processes and their open connections stay and get no processor time;
+    /// `status` and `list` say `Paused` and `ended` goes on waiting; `connect` and calls to its guest are not promised,
+    /// and a connection made before may be lost; `destroy` works. It stays paused over a restart of the control plane.
+    /// Time goes on: what its processes measure by the clock sees the gap.
+    ///
+    /// # Errors
+    /// `Unsupported` without the capability; `NotFound` if nothing of it exists, `Destroyed` if it has ended. After an
+    /// error it may be paused or running, and `status` says which.
+    async fn pause(&self, id: &SandboxId) -> Result<()> {
+        Err(cannot_pause(self.name(), id))
+    }
+
+    /// Lets a paused sandbox go on where it was. Idempotent: one that runs is left alone. When it returns,
+    /// [`Provider::connect`] works as before.
+    ///
+    /// # Errors
+    /// As [`Provider::pause`].
+    async fn resume(&self, id: &SandboxId) -> Result<()> {
+        Err(cannot_pause(self.name(), id))
+    }
+
+    /// The last `lines` lines of the runtime's own console of the sandbox (its agent's log, boot messages), oldest
+    /// first, for whoever looks for the reason of a failure. At most [`CONSOLE_LINES`] and [`CONSOLE_BYTES`], without
+    /// control characters: what it says may come from the sandbox. Empty where the runtime keeps none.
+    ///
+    /// # Errors
+    /// `NotFound` if nothing of the sandbox exists; `Unavailable` if the runtime cannot be asked.
+    async fn console(&self, id: &SandboxId, lines: u32) -> Result<Vec<String>> {
+        let _ = (id, lines);
+        Ok(Vec::new())
+    }
+
+    /// What the runtime has to tell without being asked: image pulls, things it found and removed. Called once by the
+    /// engine. A notice that nobody took in time may be dropped; the stream never holds up the runtime.
+    fn notices(&self) -> BoxStream<'static, Notice> {
+        futures::stream::pending().boxed()
+    }
 
     /// Settings that an operator may see (paths, runtime names), never secrets.
     fn settings(&self) -> BTreeMap<String, String> {
@@ -129,4 +175,31 @@ pub struct RuntimeStats {
     pub memory_limit_bytes: u64,
     /// Processes and threads.
     pub pids: u64,
+}
+
+/// One thing that a runtime tells.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Notice {
+    /// What it is about.
+    pub kind: NoticeKind,
+    /// The sandbox that it is about, if it is about one.
+    pub sandbox: Option<SandboxId>,
+    /// What there is to say, by the names that the kind lists. No secrets: it is shown to clients.
+    pub data: BTreeMap<String, serde_json::Value>,
+}
+
+/// What a [`Notice`] is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoticeKind {
+    /// Progress of an image pull: `image`, `status` (`pulling`, `done`, `failed`), `layers`, `layers_done`, `bytes`,
+    /// `bytes_done`, `error`.
+    ImagePull,
+    /// The runtime removed or adopted something by itself at start: `action`, `what`, `reason`.
+    Reconcile,
+}
+
+fn cannot_pause(provider: &str, id: &SandboxId) -> Error {
+    Error::unsupported(format!(
+        "provider {provider} cannot pause sandbox {id}: use one that lists the capability pause"
+    ))
 }

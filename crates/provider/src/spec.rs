@@ -93,4 +93,7 @@ pub struct Capabilities {
     pub stats: bool,
     /// `Provider::pause` and `resume` work.
     pub pause: bool,
+    /// Running out of memory may end the whole sandbox and not only the process (gVisor); `memory_limit` holds all the
+    /// same.
+    pub oom_ends_sandbox: bool,
 }

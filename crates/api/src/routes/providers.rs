@@ -115,6 +115,7 @@ fn capabilities(capabilities: &Capabilities) -> Vec<String> {
         isolated,
         stats,
         pause,
+        oom_ends_sandbox,
     } = *capabilities;
     let mut words: Vec<&str> =
         vec!["spawn", "exec", "exec_stream", "files", "console", "health", "runtime_inventory", isolation];
@@ -127,6 +128,7 @@ fn capabilities(capabilities: &Capabilities) -> Vec<String> {
         ("isolated", isolated),
         ("stats", stats),
         ("pause", pause),
+        ("oom_ends_sandbox", oom_ends_sandbox),
     ] {
         if has {
             words.push(word);
@@ -151,6 +153,7 @@ mod tests {
             isolated: false,
             stats: true,
             pause: false,
+            oom_ends_sandbox: false,
         });
         let expected = [
             "spawn",

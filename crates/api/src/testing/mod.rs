@@ -224,6 +224,7 @@ impl Provider for FakeProvider {
             isolated: false,
             stats: true,
             pause: false,
+            oom_ends_sandbox: false,
         }
     }
 

@@ -1,18 +1,19 @@
 //! Limits that a runtime offers hold, and reaching one leaves the sandbox usable.
 
-use super::signals::ready;
+use super::{lifecycle::gone, signals::ready};
 use crate::{
     check::{During, Failure, Verdict, checks, ensure},
     context::{Context, Sandbox},
 };
 use futures::{StreamExt, future::join_all};
-use stacyvm_provider::{ErrorKind, Outcome, ProcessInfo, SandboxSpec};
+use stacyvm_provider::{ErrorKind, Outcome, OutputEvent, ProcessInfo, RuntimeState, SandboxSpec};
 use std::time::{Duration, Instant};
 
 checks! {
-    "limits.memory" "a process that takes more memory than the sandbox has is ended, and said to be" [MemoryLimit] 45 memory;
-    "limits.memory_together" "processes that together take more memory than the sandbox has do not get it" [MemoryLimit] 45 memory_together;
-    "limits.memory_survived" "a sandbox that ran out of memory answers and works on" [MemoryLimit] 60 memory_survived;
+    "limits.memory" "a process that takes more memory than the sandbox has is ended, and said to be" [MemoryLimit, OomEndsProcess] 45 memory;
+    "limits.memory_together" "processes that together take more memory than the sandbox has do not get it" [MemoryLimit, OomEndsProcess] 45 memory_together;
+    "limits.memory_survived" "a sandbox that ran out of memory answers and works on" [MemoryLimit, OomEndsProcess] 60 memory_survived;
+    "limits.memory_sandbox" "a process that takes more memory than the sandbox has does not get it, and a sandbox that ends of it says so" [MemoryLimit, OomEndsSandbox] 60 memory_sandbox;
     "limits.pids" "no more processes than the limit can be made, and the sandbox answers when it is reached" [PidsLimit] 45 pids;
     "limits.pids_start" "start is ResourceLimit while there is no room for another process, and works again behind that" [PidsLimit] 45 pids_start;
     "limits.cpu" "busy processes get no more processor time than the sandbox has processors" [CpuLimit] 45 cpu;
@@ -66,12 +67,62 @@ async fn memory_survived(cx: Context) -> Verdict {
     Ok(())
 }
 
+async fn memory_sandbox(cx: Context) -> Verdict {
+    let sandbox = small(&cx).await?;
+    let info = sandbox.start(&["alloc", &(MEMORY_MB * 3).to_string(), "0"]).await?;
+    let mut taken = Vec::new();
+    // The stream of a sandbox that ends may do so in any way but one: with a status that says that all was well.
+    let outcome = cx
+        .prompt("the end of a process that takes too much memory, or of its sandbox", async {
+            let mut output = sandbox.guest.attach(&info.id, 0, true, true).await.ok()?;
+            while let Some(Ok(event)) = output.next().await {
+                match event {
+                    OutputEvent::Chunk { data, .. } => taken.extend_from_slice(&data),
+                    OutputEvent::Gap { .. } => {}
+                    OutputEvent::Exit(info) => return info.outcome,
+                }
+            }
+            None
+        })
+        .await?;
+    let got = allocated(&String::from_utf8_lossy(&taken));
+    ensure!(got <= MEMORY_MB, "{got} MiB were taken, the limit is {MEMORY_MB}");
+    ensure!(outcome != Some(Outcome::Exited(0)), "it is said to have ended well");
+    // Where only the process ended, the sandbox goes on and there is nothing to be said about it.
+    let settled = cx.prompt("an answer of the guest, or the end of the sandbox", async {
+        loop {
+            match cx.provider.status(&sandbox.id).await {
+                Ok(RuntimeState::Running) if sandbox.guest.ping().await.is_err() => {}
+                other => return other,
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    match settled.await?.during("status")? {
+        RuntimeState::Running => {
+            sandbox.probe_ok(&["exit", "0"]).await?;
+        }
+        RuntimeState::Ended { reason } => {
+            ensure!(names_memory(&reason), "status says that it ended of {reason:?}");
+            let told = cx.prompt("ended", cx.provider.ended(&sandbox.id)).await?;
+            ensure!(names_memory(&told), "ended says that it ended of {told:?}");
+        }
+        RuntimeState::Paused => return Err(Failure("it is said to be paused".to_owned())),
+    }
+    cx.destroy(&sandbox.id).await?;
+    gone(&cx, &sandbox.id).await
+}
+
+fn names_memory(reason: &str) -> bool {
+    reason.to_lowercase().contains("memory")
+}
+
 /// Fills the sandbox with processes; the one that did and how many it made.
 async fn fill(sandbox: &Sandbox) -> Verdict<(ProcessInfo, u32)> {
     let info = sandbox.start(&["fork-many", "200", "60000"]).await?;
     let mut output = sandbox.guest.attach(&info.id, 0, true, false).await.during("attach")?;
     match output.next().await {
-        Some(Ok(stacyvm_provider::OutputEvent::Chunk { data, .. })) => {
+        Some(Ok(OutputEvent::Chunk { data, .. })) => {
             let text = String::from_utf8_lossy(&data).into_owned();
             let made = text.trim().strip_prefix("forked ").and_then(|made| made.parse().ok());
             Ok((info, made.ok_or_else(|| Failure(format!("it printed {text:?}")))?))

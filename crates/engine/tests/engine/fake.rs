@@ -239,6 +239,7 @@ impl Provider for Fake {
             isolated: false,
             stats: true,
             pause: false,
+            oom_ends_sandbox: false,
         }
     }
 

@@ -174,6 +174,7 @@ impl Provider for MockProvider {
             isolated: false,
             stats: true,
             pause: false,
+            oom_ends_sandbox: false,
         }
     }
 

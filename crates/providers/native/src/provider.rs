@@ -67,6 +67,7 @@ impl Provider for NativeProvider {
             isolated: true,
             stats: true,
             pause: false,
+            oom_ends_sandbox: false,
         }
     }
 
