@@ -33,6 +33,8 @@ pub(crate) fn run(socket: &OsStr) -> Result<(), String> {
     connect(&agent, &address).map_err(said("the agent does not answer"))?;
     // Only now: the socket lies in a directory that takes a capability to enter where root is not its owner.
     confine::drop_all().map_err(said("cannot drop privileges"))?;
+    rustix::io::write(rustix::stdio::stdout(), stacyvm_guest::hello::BRIDGE_GREETING)
+        .map_err(said("the caller is gone"))?;
     let up = agent.try_clone().map_err(|error| format!("cannot use the socket: {error}"))?;
     std::thread::Builder::new()
         .stack_size(PIECE * 3)

@@ -110,6 +110,7 @@ impl Context {
             vcpus: 0,
             pids: 128,
             ephemeral: false,
+            runtime: None,
             metadata: BTreeMap::from([("suite".to_owned(), "conformance".to_owned())]),
         }
     }

@@ -14,6 +14,7 @@ fn spec(image: &str) -> SandboxSpec {
         vcpus: 0,
         pids: 0,
         ephemeral: false,
+        runtime: None,
         metadata: BTreeMap::new(),
     }
 }

@@ -22,6 +22,7 @@ const VCPUS: i64 = 1024;
 const TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const IMAGE_BYTES: usize = 1024;
 const OWNER_CHARS: usize = 128;
+const RUNTIME_BYTES: usize = 64;
 const LABELS: usize = 64;
 const LABEL_BYTES: usize = 16 << 10;
 const KEY_BYTES: usize = 255;
@@ -52,6 +53,7 @@ impl Plan {
             vcpus: number("vcpus", request.vcpus, defaults.vcpus, VCPUS)?,
             pids: defaults.pids,
             ephemeral: request.ephemeral,
+            runtime: runtime(request.runtime.as_deref())?,
             metadata: request.metadata.clone(),
         };
         if spec.image.len() > IMAGE_BYTES || spec.image.chars().any(char::is_control) {
@@ -77,6 +79,17 @@ impl Plan {
             key: key.map(|key| (key.to_owned(), fingerprint(request))),
         })
     }
+}
+
+/// # Errors
+/// `BadRequest` for what cannot be a name.
+fn runtime(given: Option<&str>) -> Result<Option<String>> {
+    let Some(name) = given.map(str::trim).filter(|name| !name.is_empty()) else { return Ok(None) };
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    if name.len() > RUNTIME_BYTES || !name.bytes().all(legal) {
+        return Err(Error::bad_request("runtime must be at most 64 letters, digits, '.', '_' or '-'"));
+    }
+    Ok(Some(name.to_owned()))
 }
 
 fn number(name: &str, given: Option<i64>, default: u32, most: i64) -> Result<u32> {
@@ -142,15 +155,18 @@ pub(crate) fn now() -> Timestamp {
 
 /// Digest of a request as it was made: the same request repeated after the defaults changed is still the same.
 fn fingerprint(request: &CreateRequest) -> String {
-    let parts = serde_json::json!([
-        request.image,
-        request.provider,
-        request.memory_mb,
-        request.vcpus,
-        request.ttl.map(|ttl| ttl.as_nanos().to_string()),
-        request.metadata,
-        request.ephemeral,
-    ]);
+    let mut parts = vec![
+        serde_json::json!(request.image),
+        serde_json::json!(request.provider),
+        serde_json::json!(request.memory_mb),
+        serde_json::json!(request.vcpus),
+        serde_json::json!(request.ttl.map(|ttl| ttl.as_nanos().to_string())),
+        serde_json::json!(request.metadata),
+        serde_json::json!(request.ephemeral),
+    ];
+    // What came later is added only where it is used: digests that are stored stay what they are.
+    parts.extend(request.runtime.as_ref().map(|runtime| serde_json::json!({ "runtime": runtime })));
+    let parts = serde_json::Value::from(parts);
     let digest = Sha256::digest(parts.to_string());
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -53,6 +53,9 @@ points! {
     NativeCloned = "native.create.cloned", Create, "Its first process exists and is not recorded.";
     NativeRecorded = "native.create.recorded", Create, "Its first process is recorded and waits to go on.";
     NativeReleased = "native.create.released", Create, "Its agent is starting.";
+    DockerCreated = "docker.create.created", Create, "Its container exists and was not started.";
+    DockerStarted = "docker.create.started", Create, "Its container runs, its agent may not answer yet.";
+    DockerRemoved = "docker.destroy.removed", Destroy, "Its container is gone, nobody was told.";
     NativeKilled = "native.destroy.killed", Destroy, "Its processes are dead, all else is left.";
     NativeCgroupGone = "native.destroy.cgroup", Destroy, "Its cgroups are gone, its directory is left.";
     NativeFilesMoved = "native.destroy.moved", Destroy, "Its directory is renamed for deletion and not deleted yet.";

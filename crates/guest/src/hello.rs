@@ -10,6 +10,8 @@ use prost::Message;
 pub const MAGIC: u32 = 0x5356_4d31;
 /// Longest frame of the opening exchange, in bytes, without its length prefix.
 pub const MAX_FRAME: usize = 4096;
+/// First line of a bridge (`stacyvm-agent bridge`) once it has reached the agent; everything behind it is the connection.
+pub const BRIDGE_GREETING: &[u8] = b"stacyvm-bridge 1\n";
 /// Time that either side gives the other for its frame.
 pub const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 

@@ -29,6 +29,8 @@ pub struct Identity {
     pub sandbox_id: String,
 }
 
+/// Longest time for a way to the agent: a bridge is a program that has to be started in a sandbox.
+const DIAL: Duration = Duration::from_secs(30);
 /// Silence after which a connection with calls under way is tested, then given up.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Time for the answer to a keepalive.
@@ -37,8 +39,8 @@ const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
 /// A channel in one role that connects when first used and again whenever its connection is lost.
 ///
 /// `dial` is called for each new connection. What it or the opening exchange reports stands in the source chain of the
-/// resulting `tonic::Status`.
-pub fn channel<F, Fut>(identity: Identity, role: Role, dial: F) -> Channel
+/// resulting `tonic::Status`. `idle`: the connection is kept alive also while no call is under way.
+pub fn channel<F, Fut>(identity: Identity, role: Role, idle: bool, dial: F) -> Channel
 where
     F: Fn() -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Result<Box<dyn Duplex>, Cause>> + Send + 'static,
@@ -46,15 +48,11 @@ where
     let connector = tower::service_fn(move |_| {
         let (dial, identity) = (dial.clone(), identity.clone());
         async move {
-            let opened = tokio::time::timeout(hello::TIMEOUT, async {
-                let mut stream = dial().await?;
-                introduce(&mut stream, &identity, role).await?;
-                Ok::<_, Cause>(stream)
-            });
-            match opened.await {
-                Ok(result) => result.map(TokioIo::new),
-                Err(_) => Err(Cause::from("the agent did not complete the opening exchange in time")),
-            }
+            let dialled = tokio::time::timeout(DIAL, dial()).await;
+            let mut stream = dialled.map_err(|_| Cause::from("there was no way to the agent in time"))??;
+            let opened = tokio::time::timeout(hello::TIMEOUT, introduce(&mut stream, &identity, role)).await;
+            opened.map_err(|_| Cause::from("the agent did not complete the opening exchange in time"))??;
+            Ok::<_, Cause>(TokioIo::new(stream))
         }
     });
     Endpoint::from_static("http://agent")
@@ -63,7 +61,7 @@ where
         .http2_max_header_list_size(16 << 10)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE_ANSWER)
-        .keep_alive_while_idle(false)
+        .keep_alive_while_idle(idle)
         .connect_with_connector_lazy(connector)
 }
 

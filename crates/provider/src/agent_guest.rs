@@ -30,6 +30,11 @@ pub trait AgentEndpoint: Send + Sync + 'static {
     /// # Errors
     /// `NotFound` or `Destroyed` when there is no such sandbox any more, `Unavailable` when it may come back.
     async fn dial(&self) -> Result<Box<dyn Duplex>>;
+
+    /// Whether an idle connection is to be kept alive: whoever carries it may vanish without closing it.
+    fn keeps_alive_while_idle(&self) -> bool {
+        false
+    }
 }
 
 /// Time for an answer that needs neither disk nor process.
@@ -49,9 +54,10 @@ impl AgentGuest {
     /// A guest behind `endpoint`. Connects when first used; [`Guest::ping`] tells whether it answers.
     pub fn new(endpoint: Arc<dyn AgentEndpoint>, identity: Identity) -> Self {
         let caller = identity.clone();
+        let idle = endpoint.keeps_alive_while_idle();
         let channel = move |role| {
             let endpoint = Arc::clone(&endpoint);
-            host::channel(caller.clone(), role, move || {
+            host::channel(caller.clone(), role, idle, move || {
                 let endpoint = Arc::clone(&endpoint);
                 async move { endpoint.dial().await.map_err(Into::into) }
             })
@@ -60,6 +66,14 @@ impl AgentGuest {
             ControlClient::new(channel(Role::Control)).max_decoding_message_size(limits::MESSAGE_BYTES);
         let bulk = BulkClient::new(channel(Role::Bulk)).max_decoding_message_size(limits::MESSAGE_BYTES);
         Self { identity: Arc::new(identity), control, bulk }
+    }
+
+    /// Opens both connections, where opening one takes its time and both are about to be needed.
+    ///
+    /// # Errors
+    /// `Unavailable` if the guest does not answer (yet); what the endpoint said.
+    pub async fn open(&self) -> Result<()> {
+        tokio::try_join!(self.ping(), self.stat("/", true)).map(drop)
     }
 
     /// Runs a call under a deadline and translates what comes back.

@@ -17,6 +17,7 @@ pub use guest::{
 };
 pub use locks::Locks;
 pub use provider::{
-    Created, Health, Notice, NoticeKind, Provider, RuntimeSandbox, RuntimeState, RuntimeStats,
+    CONSOLE_BYTES, CONSOLE_LINES, Created, Health, Notice, NoticeKind, Provider, RuntimeSandbox,
+    RuntimeState, RuntimeStats,
 };
 pub use spec::{Capabilities, SandboxId, SandboxSpec, SpecError};

@@ -67,9 +67,27 @@ pub struct SandboxSpec {
     /// The sandbox must not outlive the control plane that made it (`stacyvm run`).
     #[serde(default)]
     pub ephemeral: bool,
+    /// What isolates it, where the provider offers a choice (`runc`, `runsc`, …); `None`: the provider's default.
+    #[serde(default)]
+    pub runtime: Option<String>,
     /// The caller's labels; runtimes with labels of their own carry them.
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
+}
+
+impl SandboxSpec {
+    /// For providers that have one runtime.
+    ///
+    /// # Errors
+    /// `Unsupported` if another one is asked for.
+    pub fn refuse_runtime(&self, provider: &str) -> crate::Result<()> {
+        match &self.runtime {
+            None => Ok(()),
+            Some(name) => Err(crate::Error::unsupported(format!(
+                "provider {provider} has no runtime {name}, and no choice of runtimes: leave it out, or use the provider docker"
+            ))),
+        }
+    }
 }
 
 /// What a runtime can do, as data: callers look here before they ask, and the suite tests exactly what is claimed.

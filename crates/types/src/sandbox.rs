@@ -119,6 +119,9 @@ pub struct CreateSandbox {
     /// Provider; default: `providers.default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<String>,
+    /// What isolates it, where the provider offers a choice (`runc`, `runsc`, …); default: the provider's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
     /// Memory limit in MiB; default: `defaults.memory_mb`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mb: Option<i64>,

@@ -6,6 +6,16 @@ use serde_json::{Value, json};
 use stacyvm_testkit::{LeakCheck, Server};
 use std::time::{Duration, Instant};
 
+/// Keeps the report of a conformance run for the summary at the end of `make test`.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn keep_report(name: &str, report: &stacyvm_conformance::Report) -> Result<()> {
+    let Some(directory) = std::env::var_os("STACYVM_TEST_REPORT") else { return Ok(()) };
+    let path = std::path::Path::new(&directory).join(format!("{name}.json"));
+    std::fs::write(&path, serde_json::to_vec_pretty(report)?).with_context(|| path.display().to_string())
+}
+
 /// A server under test that checks, when it is finished with, that nothing of it is left on the host.
 pub struct Host {
     /// The server.

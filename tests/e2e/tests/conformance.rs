@@ -1,6 +1,6 @@
 //! The conformance suite against every runtime of this host. Each report is kept for the summary at the end of a run.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use stacyvm_conformance::{Options, run};
 use stacyvm_provider::{Provider, mock::MockProvider};
 use stacyvm_provider_native::{NativeConfig, NativeProvider, SpawnerCommand};
@@ -10,11 +10,7 @@ use std::sync::Arc;
 async fn conforms(name: &str, provider: Arc<dyn Provider>) -> Result<()> {
     let report = run(provider, Options::default()).await;
     println!("{report}");
-    if let Some(directory) = std::env::var_os("STACYVM_TEST_REPORT") {
-        let path = std::path::Path::new(&directory).join(format!("{name}.json"));
-        std::fs::write(&path, serde_json::to_vec_pretty(&report)?)
-            .with_context(|| path.display().to_string())?;
-    }
+    stacyvm_e2e::keep_report(name, &report)?;
     ensure!(
         report.is_success(),
         "{name} broke promises: {:?}, left: {:?}",

@@ -20,6 +20,9 @@ use std::{
     ptr,
 };
 
+/// Out of 1000: this much of all memory is added to what a process uses when the kernel looks for one to end.
+const OOM_SCORE: i32 = 300;
+
 /// Reads the request and becomes the program.
 ///
 /// # Errors
@@ -35,7 +38,7 @@ pub(super) fn become_program(parts: &Parts) -> Result<Infallible, (Step, Errno)>
     rustix::stdio::dup2_stderr(&parts.stderr).map_err(at(Step::Prepare))?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).map_err(at(Step::Prepare))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    lose_oom_protection().map_err(at(Step::OomScore))?;
+    volunteer_for_oom().map_err(at(Step::OomScore))?;
 
     // The bounding set first: it takes a capability that is gone once the user is changed.
     confine::empty_bounding_set().map_err(at(Step::Privileges))?;
@@ -71,20 +74,25 @@ fn read_all(file: &OwnedFd) -> Result<Vec<u8>, Errno> {
     Ok(bytes)
 }
 
-/// Makes this process an ordinary victim of memory shortage if it inherited an agent's protection. A score that makes it a
-/// likelier one stays.
-fn lose_oom_protection() -> Result<(), Errno> {
+/// Makes this process go before the agent and before the host's own when memory is short. Raising the score is anybody's
+/// right, lowering the agent's is not: a container engine without privileges of its own cannot do it. A score that is
+/// higher already stays.
+fn volunteer_for_oom() -> Result<(), Errno> {
     let file = match fs::open("/proc/self/oom_score_adj", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
         Ok(file) => file,
-        // A kernel without this setting protects nobody.
+        // A kernel without this setting prefers nobody.
         Err(Errno::NOENT) => return Ok(()),
-        // Without privileges the protected score of this hidden process is not ours to read, nor to have.
+        // Without privileges the score of this hidden process is not ours to read.
         Err(Errno::ACCESS) if !rustix::process::geteuid().is_root() => return Ok(()),
         Err(errno) => return Err(errno),
     };
-    let mut score = [0; 8];
-    match rustix::io::read(&file, &mut score)? {
-        1.. if score[0] == b'-' => rustix::io::write(&file, b"0").map(drop),
+    let mut text = [0; 8];
+    let length = rustix::io::read(&file, &mut text)?;
+    let score: Option<i32> = str::from_utf8(&text[..length]).ok().and_then(|text| text.trim().parse().ok());
+    match score {
+        Some(score) if score < OOM_SCORE => {
+            rustix::io::write(&file, OOM_SCORE.to_string().as_bytes()).map(drop)
+        }
         _ => Ok(()),
     }
 }

@@ -35,7 +35,7 @@ pub(crate) fn identity(generation: u64) -> Identity {
 }
 
 fn channel(socket: PathBuf, generation: u64, role: Role) -> Channel {
-    host::channel(identity(generation), role, move || {
+    host::channel(identity(generation), role, false, move || {
         let socket = socket.clone();
         async move {
             let stream = UnixStream::connect(socket).await?;

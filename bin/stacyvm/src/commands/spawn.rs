@@ -29,6 +29,9 @@ pub(crate) struct Spawn {
     /// Memory limit: a number of MiB, or 512m, 2g
     #[arg(long, value_name = "SIZE", value_parser = parse::memory)]
     memory: Option<i64>,
+    /// What isolates it, where the provider offers a choice: runc, runsc, …
+    #[arg(long, value_name = "NAME")]
+    runtime: Option<String>,
     /// Processor limit
     #[arg(long, visible_alias = "cpus", value_name = "N", value_parser = parse::processors)]
     vcpus: Option<i64>,
@@ -43,6 +46,7 @@ impl Spawn {
         let request = CreateSandbox {
             image: self.image.clone(),
             provider: self.provider.clone(),
+            runtime: self.runtime.clone(),
             memory_mb: self.memory,
             vcpus: self.vcpus,
             ttl: self.ttl.map(|ttl| ttl.to_string()),

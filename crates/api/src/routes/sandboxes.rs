@@ -188,6 +188,7 @@ fn create_request(body: CreateSandbox, caller: Option<String>) -> Result<CreateR
     Ok(CreateRequest {
         image: body.image,
         provider: body.provider,
+        runtime: body.runtime,
         memory_mb: body.memory_mb,
         vcpus: body.vcpus,
         ttl: ttl(body.ttl.as_deref())?,

@@ -21,6 +21,7 @@ fn row(state: SandboxState) -> SandboxRow {
         vcpus: 1,
         pids: 1,
         ephemeral: false,
+        runtime: None,
         metadata: BTreeMap::new(),
     };
     SandboxRow {

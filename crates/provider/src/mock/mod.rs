@@ -187,6 +187,7 @@ impl Provider for MockProvider {
     }
 
     async fn create(&self, id: &SandboxId, spec: &SandboxSpec) -> Result<Created> {
+        spec.refuse_runtime(self.name())?;
         if spec.image.is_empty() {
             return Err(Error::invalid_argument("the image has no name"));
         }

@@ -89,6 +89,7 @@ impl Provider for NativeProvider {
     }
 
     async fn create(&self, id: &SandboxId, spec: &SandboxSpec) -> Result<Created> {
+        spec.refuse_runtime(self.name())?;
         if let Some(problem) = health::problem(&self.inner.layout) {
             return Err(Error::unavailable(problem));
         }
@@ -229,6 +230,7 @@ mod tests {
             vcpus: 0,
             pids: 0,
             ephemeral: false,
+            runtime: None,
             metadata: BTreeMap::new(),
         };
         let error = provider.create(&"sb-1".parse().unwrap(), &spec).await.unwrap_err();

@@ -98,6 +98,7 @@ mod tests {
             vcpus: 1,
             pids: 10,
             ephemeral: true,
+            runtime: None,
             metadata: [("a".to_owned(), "b".to_owned())].into(),
         }
     }

@@ -80,6 +80,7 @@ mod tests {
             vcpus: 0,
             pids: 0,
             ephemeral: false,
+            runtime: None,
             metadata: Default::default(),
         };
         write_spec(&directory, &spec).unwrap();

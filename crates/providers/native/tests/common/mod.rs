@@ -158,6 +158,7 @@ pub(crate) fn spec() -> SandboxSpec {
         vcpus: 0,
         pids: 0,
         ephemeral: false,
+        runtime: None,
         metadata: BTreeMap::new(),
     }
 }

@@ -1,0 +1,79 @@
+//! The Docker Engine of the tests' own, and what it holds.
+
+use anyhow::{Context, Result, ensure};
+use stacyvm_provider_docker::{DockerConfig, DockerProvider, Network, PullPolicy, Seccomp};
+use std::{collections::BTreeMap, process::Command};
+
+/// Value of a variable that `scripts/setup-test-host.sh env` prints.
+pub(crate) fn variable(name: &str) -> Result<String> {
+    std::env::var(name).with_context(|| format!("{name} is not set: run the tests with `make test`, or source what scripts/setup-test-host.sh env prints"))
+}
+
+/// Address of the daemon.
+pub(crate) fn daemon() -> Result<String> {
+    variable("STACYVM_TEST_DOCKER_HOST")
+}
+
+/// What `docker` prints.
+pub(crate) fn docker(arguments: &[&str]) -> Result<String> {
+    let output = Command::new("docker").arg("--host").arg(daemon()?).args(arguments).output()?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "docker {arguments:?}: {error}");
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// Settings of a provider that belongs to one test.
+pub(crate) fn config(runtime: &str) -> Result<DockerConfig> {
+    Ok(DockerConfig {
+        installation_id: format!("test{:08x}", rand::random::<u32>()),
+        generation: 1,
+        agent: stacyvm_guest_binaries::AGENT,
+        daemon: Some(daemon()?),
+        runtime: runtime.to_owned(),
+        allowed_runtimes: Vec::new(),
+        network: Network::None,
+        blocked_addresses: Vec::new(),
+        dns: Vec::new(),
+        seccomp: Seccomp::Default,
+        read_only_rootfs: false,
+        user: None,
+        pids_limit: 256,
+        tmpfs: BTreeMap::new(),
+        ulimits: Vec::new(),
+        disk_size_mb: 0,
+        pull_policy: PullPolicy::Missing,
+        platform: None,
+        auth_file: None,
+        preview_domain: String::new(),
+    })
+}
+
+/// Everything of one installation that the daemon holds: containers, networks, volumes but that of the agent.
+pub(crate) fn holdings(installation: &str) -> Result<Vec<String>> {
+    let label = format!("label=stacyvm.installation={installation}");
+    let mut found = Vec::new();
+    let containers =
+        docker(&["ps", "--all", "--filter", &label, "--format", "container {{.Names}} {{.Status}}"])?;
+    found.extend(containers.lines().map(str::to_owned));
+    Ok(found)
+}
+
+/// Demands that nothing of an installation is left but its agent's volume and its network, and removes those.
+pub(crate) fn assert_nothing_left(installation: &str) -> Result<()> {
+    let left = holdings(installation)?;
+    ensure!(left.is_empty(), "left at the daemon: {left:?}");
+    let label = format!("label=stacyvm.installation={installation}");
+    for kind in ["volume", "network"] {
+        let names = docker(&[kind, "ls", "--quiet", "--filter", &label])?;
+        for name in names.lines() {
+            docker(&[kind, "rm", name])?;
+        }
+    }
+    Ok(())
+}
+
+/// A provider of its own, and the installation that it belongs to.
+pub(crate) async fn provider(config: DockerConfig) -> (DockerProvider, String) {
+    let installation = config.installation_id.clone();
+    (DockerProvider::start(config).await, installation)
+}
