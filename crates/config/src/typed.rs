@@ -80,9 +80,9 @@ pub struct Defaults {
     pub pids: u32,
     /// Longest time to live.
     pub max_ttl: Duration,
-    /// Time allowed to commands that name none; zero: no deadline.
+    /// Time allowed to an exec that names none; zero: no deadline.
     pub default_exec_timeout: Duration,
-    /// Longest time that a command may ask for.
+    /// Longest time of an exec, and of a process that names a timeout.
     pub max_exec_timeout: Duration,
     /// Most sandboxes.
     pub max_sandboxes: u64,
