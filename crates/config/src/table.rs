@@ -58,6 +58,7 @@ pub static KEYS: &[Key] = &[
 
     key("providers.default", Text, "native", Live, "Provider of sandboxes that name none; auto: the first healthy one of native and mock that is enabled."),
     key("providers.native.enabled", Bool, "true", Live, "Sandboxes made of this host's namespaces and cgroups; needs Linux and root."),
+    key("providers.native.image_dirs", List, "", Live, "Absolute directories; they and those below them may be named as images, and every file in them is read as root."),
     key("providers.mock.enabled", Bool, "false", Live, "Test provider: no isolation at all, commands run on the host."),
     key("providers.docker.enabled", Bool, "true", None, "Sandboxes as containers of a Docker daemon."),
     key("providers.docker.socket", Text, "", None, "URL of the daemon; empty: as the docker command finds it."),

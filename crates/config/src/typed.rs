@@ -50,6 +50,8 @@ pub struct Providers {
     pub default: String,
     /// `native` is on.
     pub native: bool,
+    /// Directories that may be images of `native`, with those below them.
+    pub native_image_dirs: Vec<PathBuf>,
     /// `mock` is on.
     pub mock: bool,
 }
@@ -196,6 +198,11 @@ impl Config {
             providers: Providers {
                 default: settings.text("providers.default").to_owned(),
                 native: settings.bool("providers.native.enabled"),
+                native_image_dirs: settings
+                    .list("providers.native.image_dirs")
+                    .into_iter()
+                    .map(PathBuf::from)
+                    .collect(),
                 mock: settings.bool("providers.mock.enabled"),
             },
             defaults: Defaults {
