@@ -60,7 +60,14 @@ gone() { ! alive "$1"; }
 spawn() { # name, command…
   local name=$1
   shift
-  setsid "$@" >>"$state/$name.log" 2>&1 </dev/null 9>&- &
+  (
+    # Whoever waits for the end of a pipe of ours shall not wait for a daemon.
+    for fd in "/proc/$BASHPID/fd"/*; do
+      fd=${fd##*/}
+      [ "$fd" -le 2 ] || eval "exec $fd>&-"
+    done
+    exec setsid "$@" >>"$state/$name.log" 2>&1 </dev/null
+  ) &
   printf '%s %s\n' $! "$(started $!)" >"$state/$name.pid"
 }
 end() { # name: asked to stop, and killed if it does not
