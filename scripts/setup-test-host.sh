@@ -60,7 +60,14 @@ gone() { ! alive "$1"; }
 spawn() { # name, command…
   local name=$1
   shift
-  setsid "$@" >>"$state/$name.log" 2>&1 </dev/null 9>&- &
+  (
+    # Whoever waits for the end of a pipe of ours shall not wait for a daemon.
+    for fd in "/proc/$BASHPID/fd"/*; do
+      fd=${fd##*/}
+      [ "$fd" -le 2 ] || eval "exec $fd>&-"
+    done
+    exec setsid "$@" >>"$state/$name.log" 2>&1 </dev/null
+  ) &
   printf '%s %s\n' $! "$(started $!)" >"$state/$name.pid"
 }
 end() { # name: asked to stop, and killed if it does not
@@ -115,7 +122,7 @@ mirror() { # the host's own Debian mirror, or everybody's
     awk '$1 ~ /debian\/?$/ && $2 == "bookworm" { print $1; exit }') || true
   printf '%s\n' "${uri:-http://deb.debian.org/debian/}"
 }
-gvisor_is_new() { [ "$(runsc --version 2>/dev/null | grep -oEm1 '20[0-9]{6}' || echo 0)" -ge $gvisor ]; }
+gvisor_is_new() { [[ $(runsc --version 2>/dev/null) =~ 20[0-9]{6} ]] && [ "${BASH_REMATCH[0]}" -ge $gvisor ]; }
 # Sets no_gvisor where there is none. bookworm's own is too old; its backport is had without a change of apt's sources.
 gvisor_package() {
   local mirror private
@@ -154,6 +161,8 @@ sysctls() {
 boot() { cat /proc/sys/kernel/random/boot_id; }
 save_host() { # before the daemon's first start since `down` or since the host's start
   [ "$(cat "$state/saved/boot" 2>/dev/null)" != "$(boot)" ] || return 0
+  ! ip link show $bridge >/dev/null 2>&1 ||
+    stop_here "the bridge $bridge is of another test host, or was left by one that was removed without \`down\`"
   rm -rf "$state/saved" "$state"/*.pid
   mkdir "$state/saved"
   iptables-save >"$state/saved/iptables"
@@ -165,11 +174,12 @@ save_host() { # before the daemon's first start since `down` or since the host's
   done >"$state/saved/absent"
   boot >"$state/saved/boot"
 }
+bridges() { ip -o -4 address | awk -v ours="^$subnets" '$4 ~ ours { print $2 }'; }
 restore_firewall() { # iptables or ip6tables; rules that others made since then stay
   local saved=$state/saved/$1 now ours table
   touch "$saved"
   now=$("$1-save" 2>/dev/null) || return 0
-  ours="$subnets|$bridge"
+  ours=$({ printf '%s\n' "$subnets" $bridge && bridges; } | paste -sd'|')
   grep -q DOCKER "$saved" || ours="$ours|DOCKER"
   printf '%s\n' "$now" | awk -v ours="$ours" '
     /^\*/ { table = $0 }
@@ -194,7 +204,10 @@ restore_host() {
     [ ! -e "$path" ] || [ "$(cat "$path")" = "$value" ] || printf '%s\n' "$value" >"$path"
   done <"$state/saved/sysctls"
   if grep -qx /etc/docker/key.json "$state/saved/absent"; then rm -f /etc/docker/key.json; fi
-  # Those that others use by now are not empty.
+  # Sockets of shims that were killed; directories that others use by now are not empty.
+  if grep -qx /run/containerd "$state/saved/absent"; then
+    for path in /run/containerd/s/*; do grep -qF "$path" /proc/net/unix || rm -f "$path"; done
+  fi
   while read -r path; do [ ! -d "$path" ] || find "$path" -depth -type d -empty -delete; done <"$state/saved/absent"
   rm -rf "$state/saved"
 }
@@ -334,7 +347,7 @@ registry() { # name, address, lines of its configuration
   ! { alive "$1" && registry_answers "$2"; } || return 0
   end "$1"
   if registry_answers "$2"; then no_registry="another process serves $2"; return 1; fi
-  printf '%s\n' 'version: 0.1' 'log: {level: fatal, accesslog: {disabled: true}}' \
+  printf '%s\n' 'version: 0.1' 'log: {level: error, accesslog: {disabled: true}}' \
     "storage: {filesystem: {rootdirectory: $state/$1}, delete: {enabled: true}}" "http: {addr: $2}" "${@:3}" >"$state/$1.yml"
   spawn "$1" docker-registry serve "$state/$1.yml"
   within 10 registry_answers "$2" || { no_registry="nothing answers on $2 (see $state/$1.log)"; return 1; }
@@ -449,7 +462,10 @@ up() {
   if configure || ! daemon_runs; then
     end dockerd
     rm -f "$state/runtimes"
-    start_daemon || stop_here "dockerd does not start: $(last_words)"
+    if ! start_daemon; then
+      take_down
+      stop_here "dockerd does not start: $(last_words)"
+    fi
     say "started dockerd $(client version --format '{{.Server.Version}}')"
   fi
   images
@@ -472,28 +488,34 @@ kill_containers() { # what a daemon that cannot be asked left behind: shims, the
     find "$path" -name cgroup.procs -exec cat {} + 2>/dev/null || true
   done | sort -u | while read -r pid; do kill -9 "$pid" 2>/dev/null || true; done
 }
-down() {
-  root
-  [ -d "$state" ] || return 0
-  own_state
-  lock
+take_down() {
   local path
-  if [ -e "$state/saved" ] && { daemon_runs || { [ -e "$state/daemon.json" ] && start_daemon; }; }; then
-    for path in $(client ps --all --quiet); do client rm --force --volumes "$path" >/dev/null || true; done
-    client network prune --force >/dev/null || true
-  fi
   end dockerd
+  end containerd # before the shims, for whose sake it would start others
   kill_containers
-  end containerd
   end registry-open
   end registry-auth
   awk -v state="$state/" 'index($5, state) == 1 { print $5 }' /proc/self/mountinfo | sort -r |
     while read -r path; do umount --lazy "$path" || true; done
-  ip -o -4 address | awk -v ours="^$subnets" '$4 ~ ours { print $2 }' |
-    while read -r path; do ip link delete "$path" || true; done
   cgroups | while read -r path; do find "$path" -depth -type d -exec rmdir {} + 2>/dev/null || true; done
   restore_host
-  rm -rf "$state"/{env,runtimes,unavailable,exec,containerd-run,dockerd.pidfile} "$state"/*.sock* "$state"/work.*
+  for path in $(bridges); do ip link delete "$path" || true; done
+  rm -rf "$state"/{env,daemon.json,runtimes,unavailable,exec,containerd-run,dockerd.pidfile} "$state"/*.sock* "$state"/work.*
+}
+down() { # --purge
+  root
+  [ -d "$state" ] || return 0
+  own_state
+  lock
+  local container
+  if [ -e "$state/saved" ]; then
+    # A daemon that was killed comes back for this, to take its own rules and networks away.
+    if daemon_runs || start_daemon; then
+      for container in $(client ps --all --quiet); do client rm --force --volumes "$container" >/dev/null || true; done
+      client network prune --force >/dev/null || true
+    fi
+    take_down
+  fi
   if [ "${1:-}" = --purge ]; then rm -rf "$state"; fi
 }
 

@@ -7,7 +7,13 @@ use crate::{
 use stacyvm_config::Config;
 use stacyvm_provider::{Provider, mock::MockProvider};
 use stacyvm_provider_native::{NativeConfig, NativeProvider, SpawnerCommand};
-use std::{ffi::OsString, io::Read, path::Path, sync::Arc, time::Duration};
+use std::{
+    ffi::OsString,
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 /// First argument of the native runtime's spawner, which is this program.
 pub(crate) const SPAWNER: &str = "internal-spawner";
@@ -39,6 +45,7 @@ pub(crate) fn agent(path: Option<&Path>) -> Result<&'static [u8]> {
 ///
 /// `lock`: the lock that makes this the only control plane there; the spawner keeps it while it cleans up behind us.
 /// `run`: the directory of a run, for [`crate::scratch::Spawned`].
+/// `image_dirs`: see [`NativeConfig`].
 pub(crate) fn native(
     data_dir: &Path,
     installation_id: &str,
@@ -46,6 +53,7 @@ pub(crate) fn native(
     agent: &'static [u8],
     lock: Option<&Lock>,
     run: Option<&Path>,
+    image_dirs: Vec<PathBuf>,
 ) -> Result<NativeProvider> {
     let mut args = vec![OsString::from(SPAWNER)];
     args.extend(run.map(|directory| directory.as_os_str().to_owned()));
@@ -57,6 +65,7 @@ pub(crate) fn native(
         generation,
         spawner: SpawnerCommand { program: "/proc/self/exe".into(), args },
         agent,
+        image_dirs,
         lock,
     };
     Ok(NativeProvider::start(config)?)
@@ -79,6 +88,7 @@ pub(crate) fn enabled(
             agent,
             Some(lock),
             None,
+            config.providers.native_image_dirs.clone(),
         )?));
     }
     if config.providers.mock {

@@ -86,8 +86,15 @@ impl Scratch {
     pub(crate) async fn clean(self, agent: &'static [u8]) {
         let outcome = async {
             // A higher generation than any: whatever the dead run's agent still listens to, it listens to us first.
-            let native =
-                providers::native(&self.directory, &self.id, u64::from(u32::MAX), agent, None, None)?;
+            let native = providers::native(
+                &self.directory,
+                &self.id,
+                u64::from(u32::MAX),
+                agent,
+                None,
+                None,
+                Vec::new(),
+            )?;
             for sandbox in native.list().await? {
                 native.destroy(&sandbox.id).await?;
             }

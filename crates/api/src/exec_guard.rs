@@ -38,7 +38,7 @@ pub(crate) async fn start(
     request.process_id = Some(process.clone());
     let (engine, sandbox) = (engine.clone(), sandbox.to_owned());
     tokio::spawn(async move {
-        let started = engine.start_process(&sandbox, request).await;
+        let started = engine.start_exec(&sandbox, request).await;
         let guard = KillGuard { target: Some(Target { engine, sandbox, process }), stop };
         let _ = tell.send(match started {
             // With nobody left to tell, the guard is dropped with the message and does its work.

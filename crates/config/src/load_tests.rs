@@ -138,6 +138,17 @@ fn serving_openly_takes_a_key_or_a_word() {
 }
 
 #[test]
+fn directories_of_images_are_absolute() {
+    let host = Host::new();
+    let with = |value: &str| load(&host.sources(&[("STACYVM_PROVIDERS_NATIVE_IMAGE_DIRS", value)]));
+    let dirs = |value: &str| with(value).unwrap().config.providers.native_image_dirs;
+    assert_eq!(dirs("/srv/images,/opt/rootfs"), ["/srv/images", "/opt/rootfs"].map(std::path::PathBuf::from));
+    assert!(load(&host.sources(&[])).unwrap().config.providers.native_image_dirs.is_empty());
+    let error = with("/srv/images,images").unwrap_err().to_string();
+    assert!(error.contains("providers.native.image_dirs holds \"images\""), "{error}");
+}
+
+#[test]
 fn a_provider_that_is_not_there_is_named_with_those_that_are() {
     let host = Host::new();
     let fix = |variables: &[(&str, &str)]| {

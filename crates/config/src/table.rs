@@ -58,6 +58,7 @@ pub static KEYS: &[Key] = &[
 
     key("providers.default", Text, "native", Live, "Provider of sandboxes that name none; auto: the first healthy one of native and mock that is enabled."),
     key("providers.native.enabled", Bool, "true", Live, "Sandboxes made of this host's namespaces and cgroups; needs Linux and root."),
+    key("providers.native.image_dirs", List, "", Live, "Absolute directories; they and those below them may be named as images, and every file in them is read as root."),
     key("providers.mock.enabled", Bool, "false", Live, "Test provider: no isolation at all, commands run on the host."),
     key("providers.docker.enabled", Bool, "true", None, "Sandboxes as containers of a Docker daemon."),
     key("providers.docker.socket", Text, "", None, "URL of the daemon; empty: as the docker command finds it."),
@@ -110,8 +111,8 @@ pub static KEYS: &[Key] = &[
     key("defaults.pool_size", ANY, "0", None, "Unused."),
     key("defaults.pool_template", Text, "", None, "Unused."),
     key("defaults.max_ttl", Duration, "24h", Live, "Longest time to live; 0s: no limit."),
-    key("defaults.default_exec_timeout", Duration, "0s", Live, "Time allowed to commands that name none; 0s: none."),
-    key("defaults.max_exec_timeout", Duration, "10m", Live, "Longest time that a command may ask for; 0s: no limit."),
+    key("defaults.default_exec_timeout", Duration, "0s", Live, "Time allowed to an exec that names none; 0s: no deadline."),
+    key("defaults.max_exec_timeout", Duration, "10m", Live, "Longest time of an exec, and of a process that names a timeout; others have no deadline. 0s: no limit."),
     key("defaults.max_sandboxes", COUNT, "0", Live, "Most sandboxes at once; 0: no limit."),
     key("defaults.max_sandboxes_per_owner", COUNT, "0", Live, "Most sandboxes of one owner at once; 0: no limit."),
     key("defaults.spawn_overflow", OVERFLOW, "reject", None, "What happens to a create above the limit."),

@@ -50,6 +50,8 @@ pub struct Providers {
     pub default: String,
     /// `native` is on.
     pub native: bool,
+    /// Directories that may be images of `native`, with those below them.
+    pub native_image_dirs: Vec<PathBuf>,
     /// `mock` is on.
     pub mock: bool,
 }
@@ -80,9 +82,9 @@ pub struct Defaults {
     pub pids: u32,
     /// Longest time to live.
     pub max_ttl: Duration,
-    /// Time allowed to commands that name none; zero: no deadline.
+    /// Time allowed to an exec that names none; zero: no deadline.
     pub default_exec_timeout: Duration,
-    /// Longest time that a command may ask for.
+    /// Longest time of an exec, and of a process that names a timeout.
     pub max_exec_timeout: Duration,
     /// Most sandboxes.
     pub max_sandboxes: u64,
@@ -196,6 +198,11 @@ impl Config {
             providers: Providers {
                 default: settings.text("providers.default").to_owned(),
                 native: settings.bool("providers.native.enabled"),
+                native_image_dirs: settings
+                    .list("providers.native.image_dirs")
+                    .into_iter()
+                    .map(PathBuf::from)
+                    .collect(),
                 mock: settings.bool("providers.mock.enabled"),
             },
             defaults: Defaults {

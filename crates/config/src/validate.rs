@@ -36,6 +36,12 @@ pub(crate) fn all(settings: &Settings, problems: &mut Vec<Problem>, warnings: &m
             );
         }
     }
+    for directory in settings.list("providers.native.image_dirs") {
+        if !directory.starts_with('/') {
+            let what = format!("holds \"{}\", which is no absolute path", excerpt(&directory));
+            problem("providers.native.image_dirs", what, "write it from / on");
+        }
+    }
     let postgres = settings.text("database.driver").starts_with("postgres");
     if postgres && settings.text("database.dsn").trim().is_empty() {
         problem("database.dsn", "is empty".to_owned(), "name the PostgreSQL database");

@@ -66,7 +66,7 @@ pub struct Limits {
     pub max_ttl: Duration,
     /// Timeout of an exec that names none.
     pub default_exec_timeout: Duration,
-    /// Longest timeout of an exec. An exec without one gets this.
+    /// Longest timeout of an exec, and of a process that names one. An exec without one gets this; a process does not.
     pub max_exec_timeout: Duration,
     /// Sandboxes at once, in every state but destroyed.
     pub max_sandboxes: u64,

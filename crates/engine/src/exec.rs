@@ -47,7 +47,8 @@ impl Engine {
     /// if the exit status is not known. A deadline that ran out as usual is a success; see [`ExecOutcome`].
     pub async fn exec(&self, id: &str, request: ExecRequest) -> Result<ExecOutcome> {
         let started = Instant::now();
-        let spec = spec(request, &self.core.config.limits)?;
+        let deadline = exec_deadline(request.timeout, &self.core.config.limits)?;
+        let spec = spec(request, deadline)?;
         let target = Target::find(&self.core, id).await?;
         let result = Box::pin(run(&self.core, &target, &spec, started)).await;
         let provider = target.slot.provider.name();
@@ -59,13 +60,27 @@ impl Engine {
         result
     }
 
-    /// Starts a process that belongs to nobody: it goes on when the caller goes away.
+    /// Starts a process that belongs to nobody: it goes on when the caller goes away, and has no deadline unless the request
+    /// names one.
     ///
     /// # Errors
     /// As [`Engine::exec`], as far as starting goes.
     pub async fn start_process(&self, id: &str, request: ExecRequest) -> Result<ProcessInfo> {
+        let deadline = named_deadline(request.timeout, &self.core.config.limits)?;
+        self.launch(id, spec(request, deadline)?).await
+    }
+
+    /// Starts the process behind a streamed exec: as [`Engine::start_process`], with the deadline of [`Engine::exec`].
+    ///
+    /// # Errors
+    /// As [`Engine::exec`], as far as starting goes.
+    pub async fn start_exec(&self, id: &str, request: ExecRequest) -> Result<ProcessInfo> {
+        let deadline = exec_deadline(request.timeout, &self.core.config.limits)?;
+        self.launch(id, spec(request, deadline)?).await
+    }
+
+    async fn launch(&self, id: &str, spec: ProcessSpec) -> Result<ProcessInfo> {
         let started = Instant::now();
-        let spec = spec(request, &self.core.config.limits)?;
         let target = Target::find(&self.core, id).await?;
         let result = start(&target, &spec).await.map(|(_, info)| info);
         match &result {
@@ -105,7 +120,7 @@ impl Engine {
 }
 
 /// What the guest is asked for.
-fn spec(request: ExecRequest, limits: &Limits) -> Result<ProcessSpec> {
+fn spec(request: ExecRequest, deadline: Option<Duration>) -> Result<ProcessSpec> {
     if request.argv.first().is_none_or(|program| program.trim().is_empty()) {
         return Err(Error::bad_request("command is required"));
     }
@@ -145,31 +160,33 @@ fn spec(request: ExecRequest, limits: &Limits) -> Result<ProcessSpec> {
         cwd: request.cwd.filter(|cwd| !cwd.is_empty()),
         user: request.user.filter(|user| !user.is_empty()),
         stdin: request.stdin,
-        deadline: deadline(request.timeout, limits)?,
+        deadline,
         log_bytes: None,
         tag: request.tag,
     })
 }
 
-/// The deadline that applies: the one asked for, else the default, in any case not beyond the limit. No deadline at all,
-/// asked for or by default, means the limit where there is one.
-fn deadline(asked: Option<Duration>, limits: &Limits) -> Result<Option<Duration>> {
-    let max = Some(limits.max_exec_timeout).filter(|max| !max.is_zero());
-    match (asked, max) {
-        (Some(asked), Some(max)) if asked > max => Err(Error::resource_limit(format!(
+/// The deadline of a process: the one asked for, if any, which may not be beyond the limit.
+fn named_deadline(asked: Option<Duration>, limits: &Limits) -> Result<Option<Duration>> {
+    match (asked.filter(|asked| !asked.is_zero()), limits.max_exec_timeout) {
+        (Some(asked), max) if asked > max && !max.is_zero() => Err(Error::resource_limit(format!(
             "timeout {} is over the limit of {} (defaults.max_exec_timeout)",
             WireDuration::from(asked),
             WireDuration::from(max)
         ))),
-        (Some(asked), max) => Ok(if asked.is_zero() { max } else { Some(asked) }),
-        (None, max) => {
-            let default = Some(limits.default_exec_timeout).filter(|default| !default.is_zero());
-            Ok(match (default, max) {
-                (Some(default), Some(max)) => Some(default.min(max)),
-                (default, max) => default.or(max),
-            })
-        }
+        (asked, _) => Ok(asked),
     }
+}
+
+/// The deadline of an exec: the one asked for, else the default, in any case not beyond the limit. No deadline at all,
+/// asked for or by default, means the limit where there is one.
+fn exec_deadline(asked: Option<Duration>, limits: &Limits) -> Result<Option<Duration>> {
+    let set = |limit: Duration| Some(limit).filter(|limit| !limit.is_zero());
+    let chosen = match asked {
+        None => set(limits.default_exec_timeout),
+        Some(_) => named_deadline(asked, limits)?,
+    };
+    Ok(chosen.into_iter().chain(set(limits.max_exec_timeout)).min())
 }
 
 /// Starts a process, once, however often that takes.
@@ -435,31 +452,33 @@ mod tests {
     }
 
     #[test]
-    fn the_deadline_never_exceeds_the_limit() {
+    fn an_exec_always_ends_within_the_limit_and_a_process_only_where_it_says_so() {
         let seconds = |s: u64| Some(Duration::from_secs(s));
-        for (asked, default, max, expected) in [
-            (None, 0, 0, None),
-            (None, 5, 0, seconds(5)),
-            (None, 0, 9, seconds(9)),
-            (None, 20, 9, seconds(9)),
-            (seconds(3), 5, 9, seconds(3)),
-            (seconds(0), 5, 0, None),
-            (seconds(0), 5, 9, seconds(9)),
+        for (asked, default, max, exec, process) in [
+            (None, 0, 0, None, None),
+            (None, 5, 0, seconds(5), None),
+            (None, 0, 9, seconds(9), None),
+            (None, 20, 9, seconds(9), None),
+            (seconds(3), 5, 9, seconds(3), seconds(3)),
+            (seconds(9), 5, 9, seconds(9), seconds(9)),
+            (seconds(30), 5, 0, seconds(30), seconds(30)),
+            (seconds(0), 5, 0, None, None),
+            (seconds(0), 5, 9, seconds(9), None),
         ] {
-            assert_eq!(
-                deadline(asked, &limits(default, max)).unwrap(),
-                expected,
-                "{asked:?} {default} {max}"
-            );
+            let limits = limits(default, max);
+            assert_eq!(exec_deadline(asked, &limits).unwrap(), exec, "exec: {asked:?} {limits:?}");
+            assert_eq!(named_deadline(asked, &limits).unwrap(), process, "process: {asked:?} {limits:?}");
         }
-        let error = deadline(seconds(10), &limits(0, 9)).unwrap_err();
-        assert_eq!(error.code(), ErrorCode::ResourceLimit);
+        for deadline in [exec_deadline, named_deadline] {
+            let error = deadline(seconds(10), &limits(0, 9)).unwrap_err();
+            assert_eq!(error.code(), ErrorCode::ResourceLimit);
+        }
     }
 
     #[test]
     fn what_cannot_be_run_is_refused() {
         let ok = ExecRequest { argv: vec!["true".into()], ..Default::default() };
-        assert!(spec(ok.clone(), &Limits::default()).is_ok());
+        assert!(spec(ok.clone(), None).is_ok());
         let bad = [
             ExecRequest::default(),
             ExecRequest { argv: vec!["  ".into()], ..Default::default() },
@@ -472,7 +491,7 @@ mod tests {
             ExecRequest { tag: "t".repeat(257), ..ok },
         ];
         for request in bad {
-            let error = spec(request.clone(), &Limits::default()).unwrap_err();
+            let error = spec(request.clone(), None).unwrap_err();
             assert_eq!(error.code(), ErrorCode::BadRequest, "{request:?}");
         }
     }

@@ -57,8 +57,8 @@ pub struct ExecRequest {
     pub user: Option<String>,
     /// Open a pipe to stdin.
     pub stdin: bool,
-    /// Kill the process and its descendants after this time. `None`: the configured default. Zero: none, as far as
-    /// `max_exec_timeout` allows.
+    /// Kill the process and its descendants after this time, at most `max_exec_timeout`. Without one a process has no
+    /// deadline and an exec the configured default. Zero: no deadline; for an exec, as far as `max_exec_timeout` allows.
     pub timeout: Option<Duration>,
     /// The caller's words, at most 256 bytes.
     pub tag: String,

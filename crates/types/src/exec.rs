@@ -62,7 +62,8 @@ pub struct ExecRequest {
     /// Working directory; default `/workspace`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workdir: Option<String>,
-    /// The process and everything it started is killed after this time. Default: the server's; `0s`: none.
+    /// The process and everything it started is killed after this time. Default: the server's; `0s`: the longest that
+    /// the server allows.
     #[serde(default, with = "duration", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "30s")]
     pub timeout: Option<WireDuration>,

@@ -34,7 +34,7 @@ pub struct StartProcess {
     /// User to run as: a name, `uid` or `uid:gid`; default: the sandbox user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// The process and everything it started is killed after this time. Default: the server's; `0s`: none.
+    /// The process and everything it started is killed after this time, at most `max_exec_timeout`. Default and `0s`: never.
     #[serde(default, with = "duration", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "30s")]
     pub timeout: Option<WireDuration>,

@@ -194,7 +194,7 @@ pub struct LimitsInfo {
     pub max_sandboxes_per_owner: u64,
     /// Timeout of an exec that names none.
     pub default_exec_timeout: String,
-    /// Longest timeout of an exec.
+    /// Longest timeout of an exec, and of a process that names one.
     pub max_exec_timeout: String,
     /// Longest time to live.
     pub max_ttl: String,

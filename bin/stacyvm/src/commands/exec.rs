@@ -41,7 +41,7 @@ pub(crate) struct Exec {
     /// Working directory [default: /workspace]
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
-    /// Kill the command and everything it started after this time; 0: never [default: the server's]
+    /// Kill the command and everything it started after this time [default: never]
     #[arg(long, value_name = "DURATION", value_parser = parse::timeout)]
     timeout: Option<WireDuration>,
     /// User to run as

@@ -32,6 +32,7 @@ struct File {
 }
 
 struct Playing {
+    deadline: Option<Duration>,
     chunks: Vec<(StdStream, u64, Bytes)>,
     stdin: Mutex<Vec<u8>>,
     info: watch::Sender<ProcessInfo>,
@@ -45,6 +46,10 @@ impl FakeGuest {
 
     pub(crate) fn process_ids(&self) -> Vec<String> {
         self.processes.lock().unwrap().keys().cloned().collect()
+    }
+
+    pub(crate) fn deadline(&self, id: &str) -> Option<Duration> {
+        self.processes.lock().unwrap()[id].deadline
     }
 
     pub(crate) fn stdin(&self, id: &str) -> Vec<u8> {
@@ -150,7 +155,12 @@ impl Guest for FakeGuest {
             stdin_open: spec.stdin,
             stdin_offset: 0,
         };
-        let playing = Playing { chunks, stdin: Mutex::default(), info: watch::Sender::new(info.clone()) };
+        let playing = Playing {
+            deadline: spec.deadline,
+            chunks,
+            stdin: Mutex::default(),
+            info: watch::Sender::new(info.clone()),
+        };
         self.processes.lock().unwrap().insert(spec.id.clone(), Arc::new(playing));
         Ok(info)
     }

@@ -54,6 +54,7 @@ impl Api {
         let mut settings = EngineConfig::default();
         settings.defaults.provider = "fake".into();
         settings.limits.max_ttl = Duration::from_secs(24 * 3600);
+        settings.limits.max_exec_timeout = Duration::from_secs(600);
         let store = Store::in_memory().await.unwrap();
         let engine = Engine::start(settings, store, vec![Arc::new(provider)]).await.unwrap();
         let sandbox = engine.create(CreateRequest::default()).await.unwrap();

@@ -71,6 +71,27 @@ async fn limits_on_time_are_kept() {
 }
 
 #[tokio::test]
+async fn a_started_process_has_no_deadline_but_its_own() {
+    let mut config = config();
+    config.limits.default_exec_timeout = Duration::from_millis(10);
+    config.limits.max_exec_timeout = Duration::from_millis(20);
+    let (engine, _store, fake) = fresh(config).await;
+    let id = engine.create(request()).await.unwrap().id;
+    let over = ExecRequest { timeout: Some(Duration::from_secs(1)), ..command(&["sleep"]) };
+    assert_code(engine.start_process(id.as_str(), over).await, ErrorCode::ResourceLimit);
+    let server = engine.start_process(id.as_str(), command(&["sleep"])).await.unwrap().id;
+    let own = ExecRequest { timeout: Some(Duration::from_millis(15)), ..command(&["sleep"]) };
+    let own = engine.start_process(id.as_str(), own).await.unwrap().id;
+    let streamed = engine.start_exec(id.as_str(), command(&["sleep"])).await.unwrap().id;
+    let process = |name: &str| processes(&fake, &id).into_iter().find(|process| process.id == name).unwrap();
+    for bounded in [own, streamed] {
+        eventually("killed at its deadline", async || process(&bounded).timed_out).await;
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(process(&server).outcome, None);
+}
+
+#[tokio::test]
 async fn bad_commands_are_told_apart() {
     let (engine, _store, _fake) = fresh(config()).await;
     let id = engine.create(request()).await.unwrap().id;

@@ -24,6 +24,9 @@ pub struct NativeConfig {
     pub spawner: SpawnerCommand,
     /// The agent, a static program for this machine.
     pub agent: &'static [u8],
+    /// Directories of the host that may be images, with those below them; `/` allows any. Whoever may create sandboxes reads
+    /// everything in them as root.
+    pub image_dirs: Vec<PathBuf>,
     /// The lock that makes this the only control plane of `data_dir`, as an open file. The spawner keeps it while it
     /// cleans up behind a server that died, so whoever takes it next finds nothing half cleaned. With it, sandboxes
     /// marked ephemeral that an earlier control plane left are removed at start; without it, other control planes may

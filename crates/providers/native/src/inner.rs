@@ -17,6 +17,7 @@ use rustix::fd::OwnedFd;
 use stacyvm_provider::{AgentGuest, Error, ErrorKind, Identity, Locks, Result, SandboxId, SandboxSpec};
 use std::{
     collections::{HashMap, HashSet},
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -35,6 +36,7 @@ pub(crate) struct Inner {
     generation: u64,
     pub(crate) cgroups: cgroup::Host,
     pub(crate) spawner: Spawner,
+    image_dirs: Vec<PathBuf>,
     host_image: HostImage,
     settler: Settler,
     pub(crate) locks: Locks,
@@ -63,6 +65,7 @@ impl Inner {
             installation_id: config.installation_id,
             generation: config.generation,
             spawner,
+            image_dirs: config.image_dirs,
             host_image: HostImage::default(),
             settler: Settler::start().doing(|| "start a thread".to_owned())?,
             locks: Locks::default(),
@@ -253,7 +256,7 @@ impl Inner {
     async fn make(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<Made> {
         let (id, spec) = (id.clone(), spec.clone());
         self.blocking(move |inner| {
-            let image = image::resolve(&spec.image, &inner.layout, &inner.host_image)?;
+            let image = image::resolve(&spec.image, &inner.layout, &inner.image_dirs, &inner.host_image)?;
             let maker = Maker {
                 layout: &inner.layout,
                 cgroups: &inner.cgroups,

@@ -215,6 +215,7 @@ mod tests {
             generation: 1,
             spawner: SpawnerCommand { program: "/bin/false".into(), args: Vec::new() },
             agent: b"",
+            image_dirs: Vec::new(),
             lock: None,
         }
     }

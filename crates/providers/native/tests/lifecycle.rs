@@ -204,7 +204,7 @@ async fn an_agent_that_does_not_start_leaves_nothing() {
     assert!(provider.list().await.unwrap().is_empty());
     host.assert_nothing_left();
     let error = provider
-        .create(&id("absent"), &SandboxSpec { image: "/no/such".into(), ..spec() })
+        .create(&id("absent"), &SandboxSpec { image: "/var/tmp/no-such".into(), ..spec() })
         .await
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);

@@ -64,7 +64,9 @@ async fn in_scratch(
 ) -> Result<Finished> {
     let mut signals = Signals::listen()?;
     let directory = scratch.directory();
-    let native = providers::native(directory, scratch.id(), 1, agent, None, Some(directory))?;
+    // Any directory: only root comes this far, on a host of its own.
+    let any = vec!["/".into()];
+    let native = providers::native(directory, scratch.id(), 1, agent, None, Some(directory), any)?;
     let store = Store::in_memory().await.map_err(|e| Failure::new(e.to_string(), ""))?;
     let native: Arc<dyn Provider> = Arc::new(native);
     let engine = Engine::start(engine_config(config), store, vec![native]).await?;

@@ -5,6 +5,7 @@ use axum::body::Body;
 use http::Method;
 use serde_json::json;
 use stacyvm_provider::Outcome;
+use std::time::Duration;
 
 async fn start(api: &Api, body: &'static str) -> String {
     let process = api.post("/sandboxes/{id}/processes", body).await.expect(201).json();
@@ -40,6 +41,22 @@ async fn an_id_of_the_caller_starts_nothing_twice() {
     api.post("/sandboxes/{id}/processes", r#"{"command":"hang","id":"a/b"}"#)
         .await
         .expect_error(400, "BAD_REQUEST");
+}
+
+#[tokio::test]
+async fn only_a_timeout_that_it_names_ends_a_process() {
+    let api = Api::start().await;
+    let web = start(&api, r#"{"command":"hang"}"#).await;
+    assert_eq!(api.guest.deadline(&web), None);
+    let job = start(&api, r#"{"command":"hang","timeout":"30s"}"#).await;
+    assert_eq!(api.guest.deadline(&job), Some(Duration::from_secs(30)));
+    api.post("/sandboxes/{id}/processes", r#"{"command":"hang","timeout":"1h"}"#)
+        .await
+        .expect_error(429, "RESOURCE_LIMIT");
+    api.post("/sandboxes/{id}/exec", r#"{"command":"out=x","stream":true}"#).await.expect(200);
+    let ids = api.guest.process_ids();
+    let exec = ids.iter().find(|id| **id != web && **id != job).unwrap();
+    assert_eq!(api.guest.deadline(exec), Some(Duration::from_secs(600)));
 }
 
 #[tokio::test]

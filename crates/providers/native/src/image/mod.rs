@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use stacyvm_provider::{Error, Result};
 use std::{
     fs, io,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 /// Name of the image that is the host's own programs.
@@ -39,7 +39,12 @@ pub(crate) struct Bind {
 ///
 /// # Errors
 /// `NotFound` and `InvalidArgument` with what to do instead; whatever building the image `host` meets.
-pub(crate) fn resolve(name: &str, layout: &Layout, host: &host::HostImage) -> Result<Image> {
+pub(crate) fn resolve(
+    name: &str,
+    layout: &Layout,
+    allowed: &[PathBuf],
+    host: &host::HostImage,
+) -> Result<Image> {
     if name == HOST {
         let skeleton = host.get(layout)?;
         let lower_fd = open_lower(&skeleton.path)
@@ -51,16 +56,22 @@ pub(crate) fn resolve(name: &str, layout: &Layout, host: &host::HostImage) -> Re
             "image {name}: the native provider runs `host` or the absolute path of a directory that holds a root filesystem"
         )));
     }
-    directory(name, layout)
+    directory(name, layout, allowed)
 }
 
-fn directory(name: &str, layout: &Layout) -> Result<Image> {
+fn directory(name: &str, layout: &Layout, allowed: &[PathBuf]) -> Result<Image> {
     let unusable = |why: &str| {
         Error::invalid_argument(format!(
             "image {name}: {why}; give a directory that holds a root filesystem, or `host`"
         ))
     };
-    let path = match fs::canonicalize(name) {
+    let found = fs::canonicalize(name);
+    if !is_allowed(name, found.as_deref().ok(), allowed) {
+        return Err(Error::invalid_argument(format!(
+            "image {name}: it is not in a directory that providers.native.image_dirs names; add it there, or use `host`"
+        )));
+    }
+    let path = match found {
         Ok(path) => path,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             return Err(Error::not_found(format!(
@@ -88,6 +99,16 @@ fn directory(name: &str, layout: &Layout) -> Result<Image> {
     Ok(Image { lower: path, lower_fd, binds: Vec::new() })
 }
 
+/// Whether an image may be there. Symbolic links are resolved on both sides before they are compared. What is not `found` is
+/// judged by its spelling: elsewhere nobody learns what there is on this host.
+fn is_allowed(name: &str, found: Option<&Path>, allowed: &[PathBuf]) -> bool {
+    let Some(path) = found else {
+        let straight = Path::new(name).components().all(|part| part != Component::ParentDir);
+        return straight && allowed.iter().any(|dir| Path::new(name).starts_with(dir));
+    };
+    allowed.iter().filter_map(|dir| fs::canonicalize(dir).ok()).any(|dir| path.starts_with(dir))
+}
+
 fn open_lower(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
@@ -97,6 +118,7 @@ fn open_lower(path: &Path) -> io::Result<OwnedFd> {
 mod tests {
     use super::*;
     use stacyvm_provider::ErrorKind;
+    use std::{os::unix::fs::symlink, slice};
 
     fn fixture() -> (tempfile::TempDir, Layout, host::HostImage) {
         let tmp = tempfile::tempdir().unwrap();
@@ -110,9 +132,39 @@ mod tests {
         let (tmp, layout, host) = fixture();
         let rootfs = tmp.path().join("rootfs");
         fs::create_dir_all(rootfs.join("bin")).unwrap();
-        let image = resolve(rootfs.to_str().unwrap(), &layout, &host).unwrap();
-        assert_eq!(image.lower, rootfs);
-        assert!(image.binds.is_empty());
+        for allowed in [tmp.path(), &rootfs, Path::new("/")] {
+            let image = resolve(rootfs.to_str().unwrap(), &layout, &[allowed.to_owned()], &host).unwrap();
+            assert_eq!(image.lower, rootfs);
+            assert!(image.binds.is_empty());
+        }
+    }
+
+    #[test]
+    fn only_directories_that_the_configuration_names_are_images() {
+        let (tmp, layout, host) = fixture();
+        let at = |name: &str| tmp.path().join(name);
+        for directory in ["images/a/bin", "images-not/bin", "private/bin"] {
+            fs::create_dir_all(at(directory)).unwrap();
+        }
+        symlink(at("private"), at("images/way-out")).unwrap();
+        symlink(at("images"), at("link")).unwrap();
+        let image =
+            |name: &str, allowed: &[PathBuf]| resolve(at(name).to_str().unwrap(), &layout, allowed, &host);
+        for allowed in [at("images"), at("link"), at("images/a/../../link")] {
+            for name in ["images/a", "link/a", "images/../images/a", "images"] {
+                assert!(image(name, slice::from_ref(&allowed)).is_ok(), "{name} in {}", allowed.display());
+            }
+        }
+        let missing = image("images/b", &[at("images")]).unwrap_err();
+        assert_eq!(missing.kind(), ErrorKind::NotFound);
+        let elsewhere =
+            ["private", "images/way-out", "images/../private", "images-not", "none", "images/../none", ""];
+        let cases = elsewhere.into_iter().map(|name| (name, vec![at("none-either"), at("images")]));
+        for (name, allowed) in cases.chain([("images/a", Vec::new())]) {
+            let error = image(name, &allowed).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{name}: {error}");
+            assert!(error.message().contains("providers.native.image_dirs"), "{name}: {error}");
+        }
     }
 
     #[test]
@@ -134,7 +186,7 @@ mod tests {
             (own.display().to_string(), ErrorKind::InvalidArgument),
         ];
         for (name, kind) in cases {
-            let error = resolve(&name, &layout, &host).unwrap_err();
+            let error = resolve(&name, &layout, &["/".into()], &host).unwrap_err();
             assert_eq!(error.kind(), kind, "{name}: {error}");
             assert!(error.message().contains("host"), "{name}: {error}");
         }

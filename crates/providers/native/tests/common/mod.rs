@@ -80,6 +80,7 @@ impl Host {
                 args: Vec::new(),
             },
             agent: stacyvm_guest_binaries::AGENT,
+            image_dirs: vec!["/var/tmp".into()],
             lock: None,
         }
     }
