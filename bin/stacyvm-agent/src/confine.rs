@@ -25,17 +25,19 @@ pub(crate) fn hide() -> Result<(), Errno> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
 }
 
-/// Gives up every capability beyond [`KEPT`], for ever, and returns those of [`KEPT`] that were never there.
+/// Gives up every capability beyond [`KEPT`], for ever, and returns those of [`KEPT`] that were never there. With
+/// `inherit`, a process that is to be root may be given them: nothing becomes inheritable once the bounding set is empty.
 ///
 /// # Errors
 /// The kernel's.
-pub(crate) fn keep_only_needed() -> Result<CapabilitySet, Errno> {
+pub(crate) fn keep_only_needed(inherit: bool) -> Result<CapabilitySet, Errno> {
+    let held = thread::capabilities(None)?;
+    let kept = held.permitted & KEPT;
+    let inheritable = if inherit { kept } else { CapabilitySet::empty() };
+    thread::set_capabilities(None, CapabilitySets { inheritable, ..held })?;
     empty_bounding_set()?;
-    thread::clear_ambient_capability_set()?;
-    let held = thread::capabilities(None)?.permitted;
-    let kept = held & KEPT;
-    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
-    thread::set_capabilities(None, sets)?;
+    clear_ambient_set()?;
+    thread::set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable })?;
     Ok(KEPT - kept)
 }
 
@@ -54,13 +56,17 @@ pub(crate) fn keep_for_root() -> Result<(), Errno> {
 /// # Errors
 /// The kernel's.
 pub(crate) fn drop_all() -> Result<(), Errno> {
-    match thread::clear_ambient_capability_set() {
-        // A kernel without ambient capabilities has none to clear.
-        Ok(()) | Err(Errno::INVAL) => {}
-        Err(errno) => return Err(errno),
-    }
+    clear_ambient_set()?;
     let none = CapabilitySet::empty();
     thread::set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
+}
+
+fn clear_ambient_set() -> Result<(), Errno> {
+    match thread::clear_ambient_capability_set() {
+        // A kernel without ambient capabilities (gVisor) has none to clear.
+        Err(Errno::INVAL) => Ok(()),
+        result => result,
+    }
 }
 
 /// Empties the bounding set as far as this thread may. Without `CAP_SETPCAP` nothing is changed, which `no_new_privs`

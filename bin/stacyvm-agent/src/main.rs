@@ -76,7 +76,7 @@ fn start() -> Result<(), String> {
     }
     let isolated = config.root.is_none();
     if isolated {
-        let missing = confine::keep_only_needed().map_err(said("cannot drop privileges"))?;
+        let missing = confine::keep_only_needed(config.root_user).map_err(said("cannot drop privileges"))?;
         if !missing.is_empty() {
             log(&format!("capabilities {missing:?} are missing; some operations will be refused"));
         }

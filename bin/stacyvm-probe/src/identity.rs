@@ -1,5 +1,5 @@
 //! Commands that show who the process is, what it sees, and what it is kept from.
-#![expect(unsafe_code, reason = "if_nameindex, ptrace and mount attempts have no safe form")]
+#![expect(unsafe_code, reason = "if_nameindex, ptrace and signal state have no safe form")]
 
 use crate::{Args, Failure, Result, files::slurp, streams::say};
 use rustix::{
@@ -8,7 +8,8 @@ use rustix::{
 };
 use std::{ffi::CStr, os::unix::ffi::OsStrExt};
 
-/// `id`: `key=value` lines: ids, groups, and the lines of `/proc/self/status` about capabilities, signals and seccomp.
+/// `id`: `key=value` lines: ids, groups, capabilities, signals and seccomp. What `/proc/self/status` of some kernels lacks
+/// is asked of the kernel itself.
 pub(crate) fn id() -> Result {
     let groups = rustix::process::getgroups().map_err(|e| Failure::System("getgroups", e))?;
     let groups: Vec<String> = groups.iter().map(|group| group.as_raw().to_string()).collect();
@@ -21,18 +22,7 @@ pub(crate) fn id() -> Result {
         groups.join(","),
     );
     let status = slurp(b"/proc/self/status")?;
-    let wanted = [
-        "CapInh",
-        "CapPrm",
-        "CapEff",
-        "CapBnd",
-        "CapAmb",
-        "NoNewPrivs",
-        "Seccomp",
-        "SigBlk",
-        "SigIgn",
-        "Umask",
-    ];
+    let wanted = ["CapInh", "CapPrm", "CapEff", "CapBnd", "Seccomp", "Umask"];
     for line in String::from_utf8_lossy(&status).lines() {
         if let Some((key, value)) = line.split_once(':')
             && wanted.contains(&key)
@@ -40,8 +30,42 @@ pub(crate) fn id() -> Result {
             text.push_str(&format!("{key}={}\n", value.trim()));
         }
     }
+    let (blocked, ignored) = signal_state();
+    let no_new_privs = i32::from(rustix::thread::no_new_privs().map_err(|e| Failure::System("prctl", e))?);
+    text.push_str(&format!("CapAmb={:016x}\nNoNewPrivs={no_new_privs}\n", ambient_capabilities()));
+    text.push_str(&format!("SigBlk={blocked:016x}\nSigIgn={ignored:016x}\n"));
     say(text.as_bytes())?;
     Ok(0)
+}
+
+/// The ambient set; empty on a kernel that has none.
+fn ambient_capabilities() -> u64 {
+    let is_set = |bit: &u32| {
+        let capability = rustix::thread::CapabilitySet::from_bits_retain(1 << bit);
+        rustix::thread::capability_is_in_ambient_set(capability).unwrap_or(false)
+    };
+    (0..u64::BITS).filter(is_set).map(|bit| 1 << bit).sum()
+}
+
+/// Blocked and ignored signals, as bits from signal 1 on.
+fn signal_state() -> (u64, u64) {
+    let (mut blocked, mut ignored) = (0, 0);
+    // SAFETY: both calls only read into memory of this function, which is valid for them.
+    unsafe {
+        let mut mask: libc::sigset_t = std::mem::zeroed();
+        libc::sigprocmask(libc::SIG_BLOCK, std::ptr::null(), &raw mut mask);
+        for signal in 1..=64 {
+            if libc::sigismember(&raw const mask, signal) == 1 {
+                blocked |= 1_u64 << (signal - 1);
+            }
+            let mut action: libc::sigaction = std::mem::zeroed();
+            let known = libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0;
+            if known && action.sa_sigaction == libc::SIG_IGN {
+                ignored |= 1_u64 << (signal - 1);
+            }
+        }
+    }
+    (blocked, ignored)
 }
 
 /// `env`: each variable as `KEY=VALUE` with a NUL behind it.

@@ -6,6 +6,7 @@ use crate::{
 };
 use stacyvm_config::Config;
 use stacyvm_provider::{Provider, mock::MockProvider};
+use stacyvm_provider_docker::{DockerConfig, DockerProvider, Network, PullPolicy, Seccomp, Ulimit};
 use stacyvm_provider_native::{NativeConfig, NativeProvider, SpawnerCommand};
 use std::{
     ffi::OsString,
@@ -72,7 +73,7 @@ pub(crate) fn native(
 }
 
 /// Every provider that is enabled, in the order in which `auto` tries them.
-pub(crate) fn enabled(
+pub(crate) async fn enabled(
     config: &Config,
     installation_id: &str,
     generation: u64,
@@ -80,6 +81,17 @@ pub(crate) fn enabled(
 ) -> Result<Vec<Arc<dyn Provider>>> {
     let agent = agent(config.agent_path.as_deref())?;
     let mut providers: Vec<Arc<dyn Provider>> = Vec::new();
+    if config.providers.docker.enabled {
+        let docker = docker_config(config, installation_id, generation, agent);
+        // A host without Docker is not one whose Docker is broken.
+        if config.providers.docker.wanted || DockerProvider::is_there(&docker) {
+            providers.push(Arc::new(DockerProvider::start(docker).await));
+        } else {
+            tracing::debug!(
+                "there is no docker daemon: the provider docker is left out until it is configured or the server is started again"
+            );
+        }
+    }
     if config.providers.native {
         providers.push(Arc::new(native(
             &config.data_dir,
@@ -99,6 +111,42 @@ pub(crate) fn enabled(
         providers.push(Arc::new(mock));
     }
     Ok(providers)
+}
+
+/// The docker provider's settings.
+fn docker_config(
+    config: &Config,
+    installation_id: &str,
+    generation: u64,
+    agent: &'static [u8],
+) -> DockerConfig {
+    let docker = config.providers.docker.clone();
+    DockerConfig {
+        installation_id: installation_id.to_owned(),
+        generation,
+        agent,
+        daemon: docker.socket,
+        runtime: docker.runtime,
+        allowed_runtimes: docker.allowed_runtimes,
+        network: Network::from(&*docker.network_mode),
+        blocked_addresses: docker.blocked_addresses,
+        dns: docker.dns,
+        seccomp: Seccomp::from(&*docker.seccomp_profile),
+        read_only_rootfs: docker.read_only_rootfs,
+        user: docker.user,
+        pids_limit: docker.pids_limit,
+        tmpfs: docker.tmpfs,
+        ulimits: docker.ulimits.into_iter().map(|(name, soft, hard)| Ulimit { name, soft, hard }).collect(),
+        disk_size_mb: docker.disk_size_mb,
+        pull_policy: match docker.pull_policy.as_str() {
+            "always" => PullPolicy::Always,
+            "never" => PullPolicy::Never,
+            _ => PullPolicy::Missing,
+        },
+        platform: docker.platform,
+        auth_file: docker.auth_file,
+        preview_domain: config.server.preview_domain.clone(),
+    }
 }
 
 /// The provider of sandboxes that name none. `auto` is the first that is healthy, or the first if none is: the server

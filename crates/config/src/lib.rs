@@ -8,6 +8,7 @@
 //! `./stacyvm.yaml` and `$HOME/.stacyvm/config.yaml` that exists; files are not merged. Unknown keys and variables are
 //! warnings, since files written for earlier releases carry keys that are gone; a bad value is an error.
 
+mod docker;
 mod environment;
 mod file;
 mod key;
@@ -20,6 +21,7 @@ mod validate;
 mod value;
 mod yaml;
 
+pub use docker::Docker;
 pub use key::{Effect, Key, Kind};
 pub use load::{Loaded, Override, Sources, load};
 pub use problem::{Invalid, Place, Problem};

@@ -118,7 +118,7 @@ fn files_of_earlier_releases_load_and_say_what_has_no_effect() {
     );
     let loaded = load(&host.sources(&[])).unwrap();
     let names: Vec<_> = loaded.without_effect().iter().map(|s| s.key.name).collect();
-    assert_eq!(names, ["providers.docker.runtime", "providers.docker.tmpfs", "auth.worker_tokens"]);
+    assert_eq!(names, ["auth.worker_tokens"]);
 }
 
 #[test]
@@ -155,12 +155,15 @@ fn a_provider_that_is_not_there_is_named_with_those_that_are() {
         load(&host.sources(variables)).unwrap().check_serve().remove(0).to_string()
     };
     assert_eq!(
-        fix(&[("STACYVM_PROVIDERS_DEFAULT", "docker")]),
-        "STACYVM_PROVIDERS_DEFAULT: providers.default is docker, which this version does not have\n  \
-         fix: use one that is enabled: native, auto"
+        fix(&[("STACYVM_PROVIDERS_DEFAULT", "firecracker")]),
+        "STACYVM_PROVIDERS_DEFAULT: providers.default is firecracker, which this version does not have\n  \
+         fix: use one that is enabled: docker, native, auto"
     );
     assert!(fix(&[("STACYVM_PROVIDERS_DEFAULT", "mock")]).contains("set providers.mock.enabled"));
-    assert!(fix(&[("STACYVM_PROVIDERS_NATIVE_ENABLED", "false")]).contains("no provider is enabled"));
+    assert!(
+        fix(&[("STACYVM_PROVIDERS_NATIVE_ENABLED", "false"), ("STACYVM_PROVIDERS_DOCKER_ENABLED", "false")])
+            .contains("no provider is enabled")
+    );
     assert!(
         fix(&[("STACYVM_DATABASE_DRIVER", "postgres"), ("STACYVM_DATABASE_DSN", "x")]).contains("sqlite")
     );

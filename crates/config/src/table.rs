@@ -8,6 +8,7 @@ const U32: Kind = Kind::Int { min: 0, max: u32::MAX as i64 };
 const PORT: Kind = Kind::Int { min: 0, max: 65_535 };
 const OVERFLOW: Kind = Kind::Choice(&["reject", "queue"]);
 const KEY_BY: Kind = Kind::Choice(&["owner", "api_key", "ip"]);
+const PULL: Kind = Kind::Choice(&["always", "missing", "never"]);
 const DRIVER: Kind = Kind::Choice(&["sqlite", "sqlite3", "postgres", "postgresql"]);
 const LEVEL: Kind = Kind::Choice(&["trace", "debug", "info", "warn", "error", "fatal", "panic", "disabled"]);
 const FORMAT: Kind = Kind::Choice(&["json", "pretty"]);
@@ -56,24 +57,32 @@ pub static KEYS: &[Key] = &[
     key("worker.rpc_tls.server_name", Text, "", None, "Name expected in the worker's certificate."),
     key("worker.rpc_tls.insecure_skip_verify", Bool, "false", None, "Accept any certificate."),
 
-    key("providers.default", Text, "native", Live, "Provider of sandboxes that name none; auto: the first healthy one of native and mock that is enabled."),
+    key("providers.default", Text, "auto", Live, "Provider of sandboxes that name none; auto: the first healthy one of docker, native and mock that is enabled."),
     key("providers.native.enabled", Bool, "true", Live, "Sandboxes made of this host's namespaces and cgroups; needs Linux and root."),
     key("providers.native.image_dirs", List, "", Live, "Absolute directories; they and those below them may be named as images, and every file in them is read as root."),
     key("providers.mock.enabled", Bool, "false", Live, "Test provider: no isolation at all, commands run on the host."),
-    key("providers.docker.enabled", Bool, "true", None, "Sandboxes as containers of a Docker daemon."),
-    key("providers.docker.socket", Text, "", None, "URL of the daemon; empty: as the docker command finds it."),
-    key("providers.docker.runtime", Text, "runc", None, "Runtime name registered with the daemon."),
+    key("providers.docker.enabled", Bool, "true", Live, "Sandboxes as containers of a Docker daemon. Unless set, only where there is one when the server starts."),
+    key("providers.docker.socket", Text, "", Live, "URL or path of the daemon's socket; empty: DOCKER_HOST, else /var/run/docker.sock."),
+    key("providers.docker.runtime", Text, "runc", Live, "Runtime of sandboxes that name none, as registered with the daemon: runc, runsc, kata-runtime."),
     key("providers.docker.default_image", Text, "alpine:latest", None, "Unused; see defaults.image."),
-    key("providers.docker.network_mode", Text, "bridge", None, "Network of containers; empty: none."),
-    key("providers.docker.seccomp_profile", Text, "default", None, "Seccomp profile; default: the daemon's."),
-    key("providers.docker.read_only_rootfs", Bool, "false", None, "Root filesystem of containers is read-only."),
+    key("providers.docker.network_mode", Text, "bridge", Live, "Network of sandboxes: none, internet (no private or metadata address, no host, no other sandbox), or the name of one; empty: none."),
+    key("providers.docker.seccomp_profile", Text, "default", Live, "Path of a seccomp profile in Docker's JSON form; default: the daemon's; unconfined: none."),
+    key("providers.docker.read_only_rootfs", Bool, "false", Live, "Only /workspace, /tmp and the home directory can be written to."),
     key("providers.docker.memory", Text, "512m", None, "Unused; see defaults.memory_mb."),
     key("providers.docker.cpus", Text, "1", None, "Unused; see defaults.vcpus."),
-    key("providers.docker.pids_limit", ANY, "256", None, "Processes per container."),
-    key("providers.docker.user", Text, "", None, "User of containers."),
-    key("providers.docker.dropped_caps", List, "ALL", None, "Capabilities taken away."),
-    key("providers.docker.added_caps", List, "", None, "Capabilities given."),
-    key("providers.docker.tmpfs", Map, "", None, "Paths with tmpfs mount options."),
+    key("providers.docker.pids_limit", ANY, "256", Live, "Most processes of a sandbox, whatever it asks for."),
+    key("providers.docker.user", Text, "", Live, "Uid, or uid:gid, of the sandbox user; empty: the image's if it is a number, else 1000."),
+    key("providers.docker.dropped_caps", List, "ALL", None, "Unused: processes have no capabilities at all."),
+    key("providers.docker.added_caps", List, "", None, "Unused: processes have no capabilities at all."),
+    key("providers.docker.tmpfs", Map, "", Live, "Paths with tmpfs mount options."),
+    key("providers.docker.allowed_runtimes", List, "", Live, "Runtimes that a sandbox may name, beside the default one."),
+    key("providers.docker.blocked_addresses", List, "", Live, "What the network internet blocks beside private, link-local, metadata and this host's addresses."),
+    key("providers.docker.dns", List, "", Live, "Resolvers of sandboxes; empty: the daemon's, with the network internet public ones."),
+    key("providers.docker.ulimits", Map, "", Live, "Limits of single processes, as in nofile=1024:65536."),
+    key("providers.docker.disk_size_mb", U32, "0", Live, "Size of a sandbox's writable layer in MiB, where the daemon's storage can limit it; 0: no limit."),
+    key("providers.docker.pull_policy", PULL, "missing", Live, "When images are pulled."),
+    key("providers.docker.platform", Text, "", Live, "Platform of images, as in linux/arm64; empty: the daemon's."),
+    key("providers.docker.auth_file", Text, "", Live, "Credentials of registries, as docker login writes them. Default: config.json in $DOCKER_CONFIG or ~/.docker."),
     key("providers.docker.pool_security.per_user_uid", Bool, "false", None, "Unused."),
     key("providers.docker.pool_security.pid_namespace", Bool, "false", None, "Unused."),
     key("providers.docker.pool_security.workspace_permissions", Bool, "true", None, "Unused."),

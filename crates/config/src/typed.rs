@@ -1,6 +1,7 @@
 //! The configuration as programs read it: the keys that have an effect, with the types they want.
 
 use crate::{
+    docker::Docker,
     validate::{self, PROVIDERS},
     value::Settings,
 };
@@ -54,6 +55,8 @@ pub struct Providers {
     pub native_image_dirs: Vec<PathBuf>,
     /// `mock` is on.
     pub mock: bool,
+    /// The docker provider.
+    pub docker: Docker,
 }
 
 impl Providers {
@@ -62,7 +65,11 @@ impl Providers {
         PROVIDERS
             .iter()
             .copied()
-            .filter(|name| if *name == "native" { self.native } else { self.mock })
+            .filter(|name| match *name {
+                "docker" => self.docker.enabled,
+                "native" => self.native,
+                _ => self.mock,
+            })
             .collect()
     }
 }
@@ -204,6 +211,7 @@ impl Config {
                     .map(PathBuf::from)
                     .collect(),
                 mock: settings.bool("providers.mock.enabled"),
+                docker: Docker::new(settings, cwd),
             },
             defaults: Defaults {
                 ttl: settings.duration("defaults.ttl"),
@@ -273,6 +281,10 @@ mod tests {
     /// Another value of the same kind, one that every reader can tell from the default.
     fn other(setting: &crate::Setting) -> Value {
         match (&setting.value, setting.key.kind) {
+            _ if setting.key.name == "providers.docker.user" => Value::Text("7:7".to_owned()),
+            (Value::Map(_), _) if setting.key.name == "providers.docker.ulimits" => {
+                Value::Map([("nofile".to_owned(), "1:2".to_owned())].into())
+            }
             (_, Kind::Choice(words)) => Value::Text((*words.last().unwrap()).to_owned()),
             (Value::Text(text), _) => Value::Text(format!("{text}x")),
             (Value::Bool(on), _) => Value::Bool(!on),

@@ -1,6 +1,7 @@
 //! Checks that concern more than the spelling of one value.
 
 use crate::{
+    docker,
     problem::{Place, Problem, closest, excerpt},
     typed::Config,
     value::Settings,
@@ -8,7 +9,7 @@ use crate::{
 use std::net::IpAddr;
 
 /// Providers of this version, in the order in which `auto` tries them.
-pub(crate) const PROVIDERS: &[&str] = &["native", "mock"];
+pub(crate) const PROVIDERS: &[&str] = &["docker", "native", "mock"];
 
 /// A key is configured, inline or by file.
 pub(crate) fn has_credentials(settings: &Settings) -> bool {
@@ -17,7 +18,7 @@ pub(crate) fn has_credentials(settings: &Settings) -> bool {
         .any(|name| !settings.text(name).is_empty())
 }
 
-fn place(settings: &Settings, name: &str) -> Place {
+pub(crate) fn place(settings: &Settings, name: &str) -> Place {
     settings.get(name).map_or(Place::Nowhere, |setting| setting.origin.place())
 }
 
@@ -42,6 +43,10 @@ pub(crate) fn all(settings: &Settings, problems: &mut Vec<Problem>, warnings: &m
             problem("providers.native.image_dirs", what, "write it from / on");
         }
     }
+    docker::check(settings, problems, warnings);
+    let mut problem = |name: &str, what: String, fix: &str| {
+        problems.push(Problem::new(place(settings, name), format!("{name} {what}"), fix));
+    };
     let postgres = settings.text("database.driver").starts_with("postgres");
     if postgres && settings.text("database.dsn").trim().is_empty() {
         problem("database.dsn", "is empty".to_owned(), "name the PostgreSQL database");
@@ -105,7 +110,7 @@ fn provider(config: &Config) -> Option<(String, String)> {
     let enabled = config.providers.enabled();
     let default = config.providers.default.as_str();
     if enabled.is_empty() {
-        let fix = "set providers.native.enabled (or, to try things out, providers.mock.enabled)";
+        let fix = "set providers.native.enabled or providers.docker.enabled (or, to try things out, providers.mock.enabled)";
         return Some(("no provider is enabled".to_owned(), fix.to_owned()));
     }
     if default == "auto" || enabled.contains(&default) {

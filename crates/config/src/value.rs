@@ -123,6 +123,13 @@ impl Settings {
             _ => Vec::new(),
         }
     }
+
+    pub(crate) fn map(&self, name: &str) -> BTreeMap<String, String> {
+        match self.get(name).map(|s| &s.value) {
+            Some(Value::Map(pairs)) => pairs.clone(),
+            _ => BTreeMap::new(),
+        }
+    }
 }
 
 /// Why something is not a value of a kind.

@@ -93,7 +93,12 @@ impl Engine {
     }
 
     fn plan(&self, request: &CreateRequest) -> Result<Plan> {
-        let plan = Plan::new(request, &self.core.config)?;
+        let mut plan = Plan::new(request, &self.core.config)?;
+        if request.provider.as_deref().is_none_or(|name| name.trim().is_empty())
+            && let Some(name) = self.core.providers.for_image(&plan.provider, &plan.spec.image)
+        {
+            plan.provider = name;
+        }
         if self.core.providers.get(&plan.provider).is_none() {
             let shown: String = plan.provider.chars().take(64).collect();
             return Err(Error::not_found(format!("provider not found: {shown}")));

@@ -94,6 +94,16 @@ impl Providers {
         self.slots.get(name)
     }
 
+    /// The provider that an image which `default` does not take is meant for: `host` is for one, a name of a registry for
+    /// another. Never one that does not isolate. `None`: the default takes it, or nobody does.
+    pub(crate) fn for_image(&self, default: &str, image: &str) -> Option<String> {
+        if self.get(default).is_none_or(|slot| slot.provider.offers(image)) {
+            return None;
+        }
+        let takes = |slot: &&Slot| slot.provider.capabilities().isolated && slot.provider.offers(image);
+        self.all().find(takes).map(|slot| slot.provider.name().to_owned())
+    }
+
     pub(crate) fn all(&self) -> impl Iterator<Item = &Slot> {
         self.slots.values()
     }

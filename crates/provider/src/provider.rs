@@ -26,6 +26,13 @@ pub trait Provider: Send + Sync + 'static {
     /// What it can do. Constant for the life of the value.
     fn capabilities(&self) -> Capabilities;
 
+    /// Whether `image` is a name of the kind that it takes. Says nothing about whether such an image exists, and asks nobody:
+    /// it is how a sandbox finds its provider when none is named.
+    fn offers(&self, image: &str) -> bool {
+        let _ = image;
+        true
+    }
+
     /// Whether a sandbox could be created now, and what to do if not. Free of side effects; at most 5 s.
     async fn health(&self) -> Health;
 

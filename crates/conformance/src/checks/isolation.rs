@@ -3,10 +3,10 @@
 use super::signals::ready;
 use crate::{
     check::{During, Verdict, checks, ensure},
-    context::Context,
+    context::{Context, Sandbox},
     observe::host_processes,
 };
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 checks! {
     "isolation.hostname" "a sandbox does not have the host's name" [Isolated] 30 hostname;
@@ -16,7 +16,7 @@ checks! {
     "isolation.network" "the only network interface is the sandbox's own loopback" [Isolated, NoNetwork] 30 network;
     "isolation.agent_protected" "a process can neither signal, trace, read nor end its sandbox's agent" [Isolated] 30 agent_protected;
     "isolation.kernel_settings" "kernel settings can be read at most" [Isolated] 30 kernel_settings;
-    "isolation.no_mounts_or_devices" "nothing can be mounted and no device can be made" [Isolated] 30 no_mounts_or_devices;
+    "isolation.no_mounts_or_devices" "nothing can be mounted, and no device made that could be opened" [Isolated] 30 no_mounts_or_devices;
     "isolation.zombies" "ended orphans do not pile up" [Isolated] 30 zombies;
 }
 
@@ -90,7 +90,6 @@ async fn agent_protected(cx: Context) -> Verdict {
         &["kill", "1", "19"],
         &["try", "trace"],
         &["try", "read", "/proc/1/mem"],
-        &["try", "read", "/proc/1/environ"],
         &["try", "write", "/proc/1/mem"],
         &["try", "write", "/proc/1/oom_score_adj"],
     ] {
@@ -100,12 +99,29 @@ async fn agent_protected(cx: Context) -> Verdict {
         ensure!(said.starts_with("errno") || tolerated, "{words:?} gives {said:?}");
         cx.prompt("ping", sandbox.guest.ping()).await?.during("ping")?;
     }
+    agents_environment(&sandbox).await?;
     let bystander = sandbox.start(&["sleep", "60000"]).await?;
     sandbox.probe(&["kill-all", "9"]).await?;
     cx.prompt("ping behind kill(-1)", sandbox.guest.ping()).await?.during("ping")?;
     cx.prompt("the bystander", sandbox.wait(&bystander.id)).await??;
     let done = sandbox.probe_ok(&["echo", "alive"]).await?;
     ensure!(done.text() == "alive\n", "behind kill(-1), echo printed {:?}", done.text());
+    Ok(())
+}
+
+/// Where a kernel shows the agent's environment, there is nothing in it that a process does not have itself.
+async fn agents_environment(sandbox: &Sandbox) -> Verdict {
+    let path = "/proc/1/environ";
+    if sandbox.probe_ok(&["try", "read", path]).await?.text().starts_with("errno") {
+        return Ok(());
+    }
+    let names = |text: String| -> BTreeSet<String> {
+        text.split('\0').filter_map(|pair| Some(pair.split_once('=')?.0.to_owned())).collect()
+    };
+    let agent = names(sandbox.probe_ok(&["read", path]).await?.text());
+    let own = names(sandbox.probe_ok(&["env"]).await?.text());
+    let more: Vec<_> = agent.difference(&own).filter(|name| *name != "HOSTNAME").collect();
+    ensure!(more.is_empty(), "the agent's environment shows {more:?}");
     Ok(())
 }
 
@@ -129,7 +145,17 @@ async fn kernel_settings(cx: Context) -> Verdict {
 
 async fn no_mounts_or_devices(cx: Context) -> Verdict {
     let sandbox = cx.shared().await?;
-    for words in [["mount", "/workspace"], ["mknod", "/workspace/device"], ["hostname", ""]] {
+    // A kernel of the sandbox's own may let anybody make nodes of devices that it does not have.
+    if sandbox.probe_ok(&["try", "mknod", "/workspace/device"]).await?.text() == "ok\n" {
+        for how in ["read", "write"] {
+            let said = sandbox.probe_ok(&["try", how, "/workspace/device"]).await?.text();
+            ensure!(
+                said.starts_with("errno"),
+                "a device that was made inside can be opened: {how} gives {said:?}"
+            );
+        }
+    }
+    for words in [["mount", "/workspace"], ["hostname", ""]] {
         let said = sandbox.probe_ok(&["try", words[0], words[1]]).await?.text();
         ensure!(said.starts_with("errno"), "{words:?} gives {said:?}");
     }

@@ -179,13 +179,11 @@ impl Inner {
     async fn await_answer(&self, client: &Docker, id: &SandboxId, guest: &AgentGuest) -> Result<()> {
         let until = Instant::now() + ANSWER;
         loop {
-            let error = match guest.open().await {
-                Ok(()) => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::Unavailable && Instant::now() < until => error,
-                Err(error) => return Err(error),
-            };
+            let Err(error) = guest.open().await else { return Ok(()) };
             match look(client, &self.config.installation_id, id).await? {
-                Seen::Running { .. } => tokio::time::sleep(PAUSE).await,
+                Seen::Running { .. } if error.kind() == ErrorKind::Unavailable && Instant::now() < until => {
+                    tokio::time::sleep(PAUSE).await;
+                }
                 Seen::Ended(ending) => {
                     let console = self.console(id, 5).await.unwrap_or_default().join("; ");
                     return Err(Error::internal(format!(

@@ -46,6 +46,11 @@ impl Daemon {
         self.address.starts_with("unix://")
     }
 
+    /// Whether it is worth a try.
+    pub(crate) fn may_be_there(&self) -> bool {
+        self.address.strip_prefix("unix://").is_none_or(|path| Path::new(path).exists())
+    }
+
     /// A client of it.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use crate::{
     failure::{failed, is_conflict, is_missing},
     health,
     pull::Pulls,
+    reference,
     runtime::{self, Family},
     state::{Seen, listed, look},
     stats,
@@ -70,6 +71,11 @@ pub(crate) struct Inner {
 }
 
 impl DockerProvider {
+    /// Whether there is a daemon to be expected: its socket exists, or its address is that of another machine.
+    pub fn is_there(config: &DockerConfig) -> bool {
+        Daemon::new(config.daemon.as_deref()).may_be_there()
+    }
+
     /// A provider for the daemon that `config` names. It need not be there yet; [`Provider::health`] says what is wrong.
     ///
     /// Waits at most five seconds for the daemon, to learn what its runtimes are.
@@ -284,6 +290,10 @@ impl Provider for DockerProvider {
             pause: true,
             oom_ends_sandbox: self.family == Family::Gvisor,
         }
+    }
+
+    fn offers(&self, image: &str) -> bool {
+        reference::check(image).is_ok()
     }
 
     async fn health(&self) -> Health {

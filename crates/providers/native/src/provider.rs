@@ -71,6 +71,10 @@ impl Provider for NativeProvider {
         }
     }
 
+    fn offers(&self, image: &str) -> bool {
+        image == "host" || image.starts_with('/')
+    }
+
     async fn health(&self) -> Health {
         let started = Instant::now();
         let looked = self.inner.blocking(|inner| {
