@@ -115,6 +115,10 @@ fn lookup(user: &str, passwd_text: &str, group_text: impl Fn() -> String) -> Res
             let gid = gid.unwrap_or(uid);
             Ok(Account { uid, gid, groups: vec![gid], name: uid.to_string(), home: "/".to_owned() })
         }
+        // Every kernel knows root, also where no file names it.
+        (None, None) if user == "root" => {
+            Ok(Account { uid: 0, gid: 0, groups: vec![0], name: user.to_owned(), home: "/root".to_owned() })
+        }
         (None, None) => Err(Fail::invalid(format!("user {user} is not in the sandbox's /etc/passwd"))),
     }
 }
@@ -149,6 +153,12 @@ mod tests {
     fn a_number_needs_no_entry() {
         assert_eq!(find("777").unwrap(), account(777, &[777], "777", "/"));
         assert_eq!(find("777:5").unwrap(), account(777, &[5], "777", "/"));
+    }
+
+    #[test]
+    fn root_needs_no_entry() {
+        let root = lookup("root", "", String::new).unwrap();
+        assert_eq!((root.uid, root.gid, root.home.as_str()), (0, 0, "/root"));
     }
 
     #[test]
