@@ -2,7 +2,10 @@
 //! restarted, and asked over plain HTTP.
 
 use anyhow::{Context, Result, bail, ensure};
-use reqwest::{Method, RequestBuilder};
+use reqwest::{
+    Method, RequestBuilder,
+    header::{HeaderMap, HeaderValue},
+};
 use serde_json::Value;
 use std::{
     fs::File,
@@ -59,7 +62,12 @@ impl Server {
         let environment: Vec<_> =
             environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let child = launch(binary, home.path(), port, &environment, &[])?;
-        let http = reqwest::Client::builder().build()?;
+        let key = environment.iter().find(|(name, _)| name == "STACYVM_AUTH_API_KEY");
+        let mut headers = HeaderMap::new();
+        if let Some((_, key)) = key {
+            headers.insert("x-api-key", HeaderValue::from_str(key)?);
+        }
+        let http = reqwest::Client::builder().default_headers(headers).build()?;
         let mut server = Self { child, port, home, environment, http, binary: binary.to_owned() };
         server.ready().await?;
         Ok(server)

@@ -1,6 +1,9 @@
 //! What end-to-end tests say: `host.spawn()`, `sandbox.exec("echo ok")`. Everything goes through the real binary, over
 //! real HTTP, against a real runtime.
 
+pub mod counters;
+pub mod faults;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use stacyvm_testkit::{LeakCheck, Server};
@@ -20,6 +23,8 @@ pub fn keep_report(name: &str, report: &stacyvm_conformance::Report) -> Result<(
 pub struct Host {
     /// The server.
     pub server: Server,
+    /// Image of sandboxes that a test does not choose.
+    image: String,
     leaks: LeakCheck,
 }
 
@@ -31,15 +36,29 @@ impl Host {
 
     /// The same with more environment variables.
     pub async fn start_with(environment: &[(&str, &str)]) -> Result<Self> {
-        let leaks = LeakCheck::before();
-        let server = Server::start(environment).await?;
-        Ok(Self { server, leaks })
+        Self::start_on("host", environment).await
     }
 
-    /// A sandbox from the image `host`.
+    /// The same with another image, for another provider.
+    pub async fn start_on(image: &str, environment: &[(&str, &str)]) -> Result<Self> {
+        let leaks = LeakCheck::before();
+        let server = Server::start(environment).await?;
+        Ok(Self { server, image: image.to_owned(), leaks })
+    }
+
+    /// A sandbox.
     pub async fn spawn(&self) -> Result<Sandbox<'_>> {
-        let body = json!({"image": "host", "ttl": "10m"});
-        let made = self.server.post("/sandboxes", &body).await?;
+        self.spawn_as(&self.request()).await
+    }
+
+    /// What [`Host::spawn`] asks for.
+    pub fn request(&self) -> Value {
+        json!({"image": self.image, "ttl": "10m"})
+    }
+
+    /// A sandbox made to measure.
+    pub async fn spawn_as(&self, request: &Value) -> Result<Sandbox<'_>> {
+        let made = self.server.post("/sandboxes", request).await?;
         self.sandbox(made["id"].as_str().context("no id")?)
     }
 

@@ -31,6 +31,7 @@ async fn native() -> Result<()> {
         spawner: SpawnerCommand { program: binary()?, args: vec!["internal-spawner".into()] },
         agent: stacyvm_guest_binaries::AGENT,
         lock: None,
+        image_dirs: Vec::new(),
     })?;
     conforms("native", Arc::new(provider)).await?;
     leaks.check().await

@@ -368,7 +368,14 @@ impl Provider for DockerProvider {
             let mut changed = self.inner.watch.of(id);
             match self.inner.state(id).await {
                 Ok(None) => return "its container was removed by somebody else".to_owned(),
-                Ok(Some(RuntimeState::Ended { reason })) => return reason,
+                Ok(Some(RuntimeState::Ended { reason })) => {
+                    // Who removes a container kills it first.
+                    tokio::time::sleep(REMOVAL * 3).await;
+                    match self.inner.state(id).await {
+                        Ok(None) => continue,
+                        _ => return reason,
+                    }
+                }
                 Ok(Some(_)) | Err(_) => {}
             }
             // However it ends, the next look tells.

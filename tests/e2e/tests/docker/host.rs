@@ -1,6 +1,7 @@
 //! The Docker Engine of the tests' own, and what it holds.
 
 use anyhow::{Context, Result, ensure};
+use stacyvm_e2e::Host;
 use stacyvm_provider_docker::{DockerConfig, DockerProvider, Network, PullPolicy, Seccomp};
 use std::{collections::BTreeMap, process::Command};
 
@@ -76,4 +77,55 @@ pub(crate) fn assert_nothing_left(installation: &str) -> Result<()> {
 pub(crate) async fn provider(config: DockerConfig) -> (DockerProvider, String) {
     let installation = config.installation_id.clone();
     (DockerProvider::start(config).await, installation)
+}
+
+/// Image of sandboxes that a test does not choose.
+pub(crate) const IMAGE: &str = "alpine:latest";
+
+/// A server whose sandboxes are containers, with more variables.
+pub(crate) async fn server(more: &[(&str, &str)]) -> Result<Host> {
+    let daemon = daemon()?;
+    let mut environment = vec![
+        ("STACYVM_PROVIDERS_DOCKER_SOCKET", daemon.as_str()),
+        ("STACYVM_PROVIDERS_DEFAULT", "docker"),
+        ("STACYVM_PROVIDERS_DOCKER_NETWORK_MODE", "none"),
+        ("STACYVM_PROVIDERS_NATIVE_ENABLED", "false"),
+        ("STACYVM_DEFAULTS_IMAGE", IMAGE),
+    ];
+    environment.extend_from_slice(more);
+    Host::start_on(IMAGE, &environment).await
+}
+
+/// The id of a server's installation.
+pub(crate) fn installation(host: &Host) -> Result<String> {
+    Ok(std::fs::read_to_string(host.server.data_dir().join("installation"))?.trim().to_owned())
+}
+
+/// Destroys what is left, stops the server, and demands that neither host nor daemon holds anything of it.
+pub(crate) async fn finish(host: Host) -> Result<()> {
+    let installation = installation(&host)?;
+    host.finish().await?;
+    assert_nothing_left(&installation)
+}
+
+/// Names of all containers of an installation, running or not.
+pub(crate) fn containers(installation: &str) -> Result<Vec<String>> {
+    let label = format!("label=stacyvm.installation={installation}");
+    let names = docker(&["ps", "--all", "--filter", &label, "--format", "{{.Names}}"])?;
+    let mut names: Vec<_> = names.lines().map(str::to_owned).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Does something to the daemon that every test of this host shares: `kill-daemon`, `start-daemon`.
+pub(crate) fn test_host(command: &str, live_restore: Option<bool>) -> Result<()> {
+    let mut script = Command::new(variable("STACYVM_TEST_HOST_SCRIPT")?);
+    script.arg(command);
+    if let Some(live_restore) = live_restore {
+        script.env("STACYVM_TEST_LIVE_RESTORE", if live_restore { "1" } else { "0" });
+    }
+    let output = script.output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command}: {said}");
+    Ok(())
 }

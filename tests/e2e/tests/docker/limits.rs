@@ -1,0 +1,74 @@
+//! Limits are hit and reported as what they are.
+
+use crate::host;
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use std::time::Duration;
+
+/// Takes memory in awk until it may have no more.
+const HOG: &str = "awk 'BEGIN { s = \"x\"; while (1) s = s s }'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_ends_the_process_and_is_named() -> Result<()> {
+    let host = host::server(&[]).await?;
+    let sandbox = host.spawn_as(&json!({"image": host::IMAGE, "memory_mb": 64})).await?;
+    let run = sandbox.exec(HOG).await?;
+    ensure!(run["exit_code"] == 137 && run["oom_killed"] == true, "{run}");
+    ensure!(sandbox.stdout("echo alive").await? == "alive\n");
+    host::finish(host).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_under_gvisor_ends_the_sandbox_and_is_named() -> Result<()> {
+    let host = host::server(&[("STACYVM_PROVIDERS_DOCKER_RUNTIME", "runsc")]).await?;
+    let sandbox = host.spawn_as(&json!({"image": host::IMAGE, "memory_mb": 128})).await?;
+    // It may end the process, or everything at once.
+    let _ = sandbox.exec(HOG).await;
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let seen = host.server.get(&sandbox.path("")).await?;
+        if seen["state"] == "error" {
+            ensure!(seen["reason"].as_str().context("no reason")?.contains("out of memory"), "{seen}");
+            break;
+        }
+        if sandbox.stdout("echo alive").await.is_ok_and(|text| text == "alive\n") {
+            break;
+        }
+        ensure!(std::time::Instant::now() < deadline, "neither alive nor ended: {seen}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    host::finish(host).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_are_limited_and_a_full_sandbox_is_still_reached() -> Result<()> {
+    let mut host = host::server(&[("STACYVM_PROVIDERS_DOCKER_PIDS_LIMIT", "24")]).await?;
+    let sandbox = host.spawn().await?;
+    let id = sandbox.id.clone();
+    let bomb = sandbox.start("while :; do sleep 600 & done", false).await?;
+    let full = |run: &serde_json::Value| run["exit_code"] != 0;
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let answer = sandbox.exec("true").await;
+        match &answer {
+            Err(error) if error.to_string().contains("RESOURCE_LIMIT") => {
+                ensure!(error.to_string().contains("processes"), "{error}");
+                break;
+            }
+            Ok(run) if full(run) => {}
+            _ => {}
+        }
+        ensure!(std::time::Instant::now() < deadline, "the limit was never reached: {answer:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // A new server needs a new bridge, which is a process of the full sandbox.
+    host.server.kill_9().await?;
+    host.server.restart().await?;
+    host.until("it is back", |states| states == [(id.clone(), "running".to_owned())]).await?;
+    let limit = host::docker(&["inspect", "--format", "{{.HostConfig.PidsLimit}}", &id])?;
+    ensure!(limit == "32", "the limit stays raised: {limit}");
+    let signal = json!({"signal": "SIGKILL", "tree": true});
+    host.server.post(&format!("/sandboxes/{id}/processes/{bomb}/signal"), &signal).await?;
+    ensure!(host.sandbox(&id)?.stdout("echo alive").await? == "alive\n");
+    host::finish(host).await
+}
