@@ -1,5 +1,6 @@
 //! An attachment that outlives its connections: when the guest is lost for a moment it is attached to again at the offset
-//! behind the last byte handed out, so that a reader gets every byte once, in order, or is told which are not kept.
+//! behind the last byte handed out, so that a reader gets every byte once, in order, or is told which are not kept. While
+//! its sandbox is paused it waits, however long that takes.
 //!
 //! The guest is not believed: offsets that go back, jump or overflow are cut, reported as a gap, or end the stream.
 
@@ -140,11 +141,19 @@ impl Attachment {
 
     /// One more attempt, after a pause; an error ends the stream.
     async fn reconnect(&mut self) -> Result<()> {
-        if self.hopeless() {
+        if self.attach.target.handle.is_paused() {
+            if !self.attach.target.handle.awake().await {
+                return Err(Error::unavailable("the server is stopping"));
+            }
+            // That its guest was frozen does not mean that it is away. At once: a process waits for its reader, but not long.
+            self.lost_since = Some(Instant::now());
+            self.backoff.reset();
+        } else if self.hopeless() {
             let id = &self.attach.target.id;
             return Err(Error::unavailable(format!("the guest of sandbox {id} cannot be reached")));
+        } else {
+            tokio::time::sleep(self.backoff.pause()).await;
         }
-        tokio::time::sleep(self.backoff.pause()).await;
         match self.connect().await {
             Err(error) if is_passing(&error) => Ok(()),
             result => result,
