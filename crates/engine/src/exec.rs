@@ -79,7 +79,7 @@ impl Engine {
 
     /// Output of a process from `offset` on; see [`stacyvm_provider::Guest::attach`]. The stream connects to the guest
     /// again by itself and goes on where it was; it ends with an error when the sandbox is destroyed or its guest stays out
-    /// of reach for `reconnect_window`.
+    /// of reach for `reconnect_window`. While the sandbox is paused it waits, also when it was paused before.
     ///
     /// # Errors
     /// `NotFound`; `Conflict` or `Unavailable` if the sandbox does not take commands (now).
@@ -91,7 +91,11 @@ impl Engine {
         follow: bool,
         pace: bool,
     ) -> Result<OutputStream> {
-        let target = Target::find(&self.core, id).await?;
+        let target = if follow {
+            Target::find_or_paused(&self.core, id).await?
+        } else {
+            Target::find(&self.core, id).await?
+        };
         let wanted = Attach {
             target: target.clone(),
             process: process.to_owned(),

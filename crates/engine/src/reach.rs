@@ -26,18 +26,30 @@ impl Target {
     /// # Errors
     /// `NotFound`; `Conflict` or `Unavailable` if it does not take commands (now).
     pub(crate) async fn find(core: &Arc<Core>, id: &str) -> Result<Self> {
+        Self::find_in(core, id, |state| state == SandboxState::Running).await
+    }
+
+    /// The same, and a paused one is fine: the caller will wait.
+    ///
+    /// # Errors
+    /// As [`Target::find`].
+    pub(crate) async fn find_or_paused(core: &Arc<Core>, id: &str) -> Result<Self> {
+        Self::find_in(core, id, |state| matches!(state, SandboxState::Running | SandboxState::Paused)).await
+    }
+
+    async fn find_in(core: &Arc<Core>, id: &str, fine: impl Fn(SandboxState) -> bool) -> Result<Self> {
         let handle = find(core, id).await?;
         handle.settled(id, core.config.provider_deadline).await?;
         let record = handle.record();
         let slot = core.providers.get(&record.provider).cloned();
         let Some(slot) = slot else { return Err(not_configured(&record.provider).into()) };
         let target = Self { id: record.id.clone(), handle: handle.clone(), slot, core: core.clone() };
-        match target.refusal() {
-            Some(error) => {
+        match refusal(&record) {
+            Some(error) if !fine(record.state) => {
                 handle.check();
                 Err(error)
             }
-            None => Ok(target),
+            _ => Ok(target),
         }
     }
 

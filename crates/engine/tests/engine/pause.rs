@@ -52,7 +52,7 @@ async fn commands_are_refused_while_it_is_paused_and_the_fix_is_named() {
     let error = assert_code(engine.exec(id.as_str(), command(&["echo", "x"])).await, ErrorCode::Conflict);
     assert!(error.message().contains("is paused: resume it"), "{error}");
     assert_code(engine.guest(id.as_str()).await.map(drop), ErrorCode::Conflict);
-    assert_code(engine.attach(id.as_str(), "p", 0, true, true).await.map(drop), ErrorCode::Conflict);
+    assert_code(engine.attach(id.as_str(), "p", 0, false, false).await.map(drop), ErrorCode::Conflict);
     // What is frozen and not asked is not unhealthy either.
     tokio::time::sleep(LONG).await;
     assert_eq!(engine.get(id.as_str()).await.unwrap().state, SandboxState::Paused);
@@ -172,6 +172,23 @@ async fn a_stream_waits_for_as_long_as_its_sandbox_is_paused_and_loses_nothing()
     engine.pause(id.as_str()).await.unwrap();
     engine.destroy(id.as_str()).await.unwrap();
     assert!(output.next().await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn whoever_follows_a_paused_sandbox_begins_when_it_goes_on() {
+    let (engine, _store, _fake) = fresh(impatient()).await;
+    let id = engine.create(request()).await.unwrap().id;
+    let process = engine.start_process(id.as_str(), command(&["sleep"])).await.unwrap().id;
+    engine.pause(id.as_str()).await.unwrap();
+    let mut output = engine.attach(id.as_str(), &process, 2, true, true).await.unwrap();
+    let mut unknown = engine.attach(id.as_str(), "nobody", 0, true, true).await.unwrap();
+    assert!(tokio::time::timeout(LONG, output.next()).await.is_err());
+    engine.resume(id.as_str()).await.unwrap();
+    match output.next().await.unwrap().unwrap() {
+        OutputEvent::Chunk { offset, data, .. } => assert_eq!((offset, &data[..]), (2, b"eeping".as_slice())),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(unknown.next().await.unwrap().unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[tokio::test]
