@@ -12,6 +12,7 @@ use crate::{
     sandbox::{Actor, Message, not_configured},
 };
 use futures::future::BoxFuture;
+use stacyvm_fault::{Point, hit};
 use stacyvm_provider::ErrorKind;
 use stacyvm_types::SandboxState;
 use std::time::Instant;
@@ -108,6 +109,9 @@ impl Actor {
         };
         let answer = match result {
             Ok(()) => {
+                if turning.turn == Turn::Pause {
+                    hit(Point::PauseMade);
+                }
                 self.found(state, false).await;
                 Ok(self.record.clone())
             }
