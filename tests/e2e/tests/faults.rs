@@ -1,4 +1,4 @@
-//! The server is killed at every fault point of create and destroy. After a restart nothing is stuck and nothing leaks.
+//! The server is killed at every fault point of create, pause and destroy. After a restart nothing is stuck and nothing leaks.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -13,13 +13,16 @@ async fn survives(point: Point) -> Result<()> {
     let bystander = host.spawn().await?.id;
     let victim = match point.phase() {
         Phase::Create => None,
-        Phase::Destroy => Some(host.spawn().await?.id),
+        Phase::Pause | Phase::Destroy => Some(host.spawn().await?.id),
     };
     host.server.stop_gracefully().await?;
     host.server.restart_with(&[(VARIABLE, &format!("{}=kill", point.name()))]).await?;
 
     let reached = match &victim {
         None => host.server.post("/sandboxes", &json!({"image": "host", "ttl": "10m"})).await.map(drop),
+        Some(id) if point.phase() == Phase::Pause => {
+            host.server.post(&format!("/sandboxes/{id}/pause"), &json!({})).await.map(drop)
+        }
         Some(id) => host.server.delete(&format!("/sandboxes/{id}")).await.map(drop),
     };
     ensure!(reached.is_err(), "an answer came although the server should have died on the way");
@@ -28,7 +31,7 @@ async fn survives(point: Point) -> Result<()> {
 
     host.server.restart().await?;
     host.until("nothing is under way", |states| {
-        states.iter().all(|(_, state)| state == "running" || state == "error")
+        states.iter().all(|(_, state)| matches!(state.as_str(), "running" | "paused" | "error"))
     })
     .await?;
     let states = host.states().await?;
@@ -36,8 +39,14 @@ async fn survives(point: Point) -> Result<()> {
         states.contains(&(bystander.clone(), "running".to_owned())),
         "the bystander suffered: {states:?}"
     );
-    if let Some(victim) = victim {
-        ensure!(!states.iter().any(|(id, _)| *id == victim), "{victim} should be gone: {states:?}");
+    if let Some(victim) = &victim
+        && point.phase() == Phase::Pause
+    {
+        // Whether it was paused or not, it goes on.
+        host.server.post(&format!("/sandboxes/{victim}/resume"), &json!({})).await?;
+        ensure!(host.sandbox(victim)?.stdout("echo on").await? == "on\n");
+    } else if let Some(victim) = &victim {
+        ensure!(!states.iter().any(|(id, _)| id == victim), "{victim} should be gone: {states:?}");
     }
     // What the API lists works; what it does not list is found by the leak checker if it exists.
     for (id, state) in &states {
@@ -50,7 +59,7 @@ async fn survives(point: Point) -> Result<()> {
 }
 
 #[tokio::test]
-async fn every_fault_point_of_create_and_destroy() -> Result<()> {
+async fn every_fault_point_of_create_pause_and_destroy() -> Result<()> {
     let mut failures = Vec::new();
     for point in Point::ALL {
         if let Err(error) = survives(*point).await {
