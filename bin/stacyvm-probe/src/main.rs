@@ -91,6 +91,7 @@ fn run(command: &str, args: &Args) -> Result {
         "beat" => processes::beat(args),
         "spawn" => processes::spawn(args),
         "fork-many" => processes::fork_many(args),
+        "churn" => processes::churn(args),
         "orphans" => processes::orphans(args),
         "alloc" => processes::alloc(args),
         "spin" => processes::spin(args),

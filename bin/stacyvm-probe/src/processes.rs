@@ -174,6 +174,23 @@ pub(crate) fn orphans(args: &Args) -> Result {
     Ok(0)
 }
 
+/// `churn MS`: for MS, a child that leaves a short-lived orphan and ends, and then the next one, as fast as that goes.
+pub(crate) fn churn(args: &Args) -> Result {
+    let until = Instant::now() + args.millis(0)?;
+    while Instant::now() < until {
+        if fork()? {
+            if fork()? {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            return Ok(0);
+        }
+        // The orphan is waited for by somebody else.
+        // SAFETY: a null status is documented to mean that nobody wants it.
+        unsafe { libc::wait(std::ptr::null_mut()) };
+    }
+    Ok(0)
+}
+
 /// `alloc MIB MS`: touches that much memory, printing how much it has after every 8 MiB, then holds it for MS.
 pub(crate) fn alloc(args: &Args) -> Result {
     let (wanted, hold) = (args.number(0)?, args.millis(1)?);

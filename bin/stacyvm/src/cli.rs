@@ -106,6 +106,8 @@ pub(crate) enum Command {
     Cp(commands::cp::Cp),
     #[command(visible_alias = "ls")]
     List(commands::list::List),
+    Pause(commands::pause::Pause),
+    Resume(commands::pause::Resume),
     Kill(commands::kill::Kill),
     Logs(commands::logs::Logs),
     Config(commands::config::Config),

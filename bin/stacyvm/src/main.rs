@@ -82,6 +82,8 @@ fn execute(cli: Cli) -> Result<u8> {
         Command::Exec(exec) => block_on(exec.execute(&global)),
         Command::Cp(cp) => block_on(cp.execute(&global)).map(done),
         Command::List(list) => block_on(list.execute(&global)).map(done),
+        Command::Pause(pause) => block_on(pause.execute(&global)).map(done),
+        Command::Resume(resume) => block_on(resume.execute(&global)).map(done),
         Command::Kill(kill) => block_on(kill.execute(&global)).map(done),
         Command::Logs(logs) => block_on(logs.execute(&global)).map(done),
     }

@@ -1,7 +1,7 @@
-//! Sandboxes: create, look, extend, destroy; and commands that are waited for.
+//! Sandboxes: create, look, extend, pause, destroy; and commands that are waited for.
 
 use crate::{
-    client::{Client, SLOW},
+    client::{Client, PROMPT, SLOW},
     error::Result,
 };
 use reqwest::Method;
@@ -70,6 +70,22 @@ impl Client {
         self.post(&["sandboxes", id, "extend"], &ExtendSandbox { ttl: Some(ttl) }).await
     }
 
+    /// Freezes a sandbox: memory and files stay, no processor time is used, commands are refused.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub async fn pause(&self, id: &str) -> Result<Sandbox> {
+        self.json(self.request(Method::POST, &["sandboxes", id, "pause"]), PROMPT).await
+    }
+
+    /// Lets a paused sandbox go on where it was.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub async fn resume(&self, id: &str) -> Result<Sandbox> {
+        self.json(self.request(Method::POST, &["sandboxes", id, "resume"]), PROMPT).await
+    }
+
     /// Destroys what has expired.
     ///
     /// # Errors
@@ -94,6 +110,15 @@ impl Client {
     pub async fn logs(&self, id: &str, lines: u32) -> Result<Vec<String>> {
         let request = self.request(Method::GET, &["sandboxes", id, "logs"]).query(&[("lines", lines)]);
         self.json(request, SLOW).await
+    }
+
+    /// The last `lines` lines of the runtime's own console of the sandbox, oldest first.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub async fn console(&self, id: &str, lines: u32) -> Result<Vec<String>> {
+        let request = self.request(Method::GET, &["sandboxes", id, "logs"]).query(&[("lines", lines)]);
+        self.json(request.query(&[("source", "console")]), PROMPT).await
     }
 
     /// Resource use.

@@ -222,6 +222,11 @@ impl Done {
 }
 
 impl Sandbox {
+    /// The same through another connection.
+    pub(crate) fn through(&self, guest: Arc<dyn Guest>) -> Self {
+        Self { guest, ..self.clone() }
+    }
+
     /// A process of the probe, not started yet, with an id that was never used.
     pub(crate) fn probe_spec(&self, words: &[&str]) -> ProcessSpec {
         let id = format!("p-{}", self.counter.fetch_add(1, Ordering::Relaxed));

@@ -1,5 +1,6 @@
 //! An attachment that outlives its connections: when the guest is lost for a moment it is attached to again at the offset
-//! behind the last byte handed out, so that a reader gets every byte once, in order, or is told which are not kept.
+//! behind the last byte handed out, so that a reader gets every byte once, in order, or is told which are not kept. While
+//! its sandbox is paused it waits, however long that takes.
 //!
 //! The guest is not believed: offsets that go back, jump or overflow are cut, reported as a gap, or end the stream.
 
@@ -48,9 +49,14 @@ pub(crate) async fn attach(core: &Arc<Core>, attach: Attach) -> Result<OutputStr
         backoff: Backoff::new(RETRY),
         over: false,
     };
-    match attachment.connect().await {
-        Err(error) if attachment.attach.patient && is_passing(&error) => attachment.lost(),
-        result => result?,
+    // Nobody answers while it is paused: whoever follows begins when it goes on.
+    if !attachment.waits() {
+        match attachment.connect().await {
+            Err(error) if is_passing(&error) && (attachment.attach.patient || attachment.waits()) => {
+                attachment.lost();
+            }
+            result => result?,
+        }
     }
     Ok(stream::unfold(attachment, |mut attachment| async move {
         let event = attachment.next().await?;
@@ -121,6 +127,10 @@ impl Attachment {
         None
     }
 
+    fn waits(&self) -> bool {
+        self.attach.follow && self.attach.target.handle.is_paused()
+    }
+
     /// Whether the guest has been away for longer than anybody waits.
     fn hopeless(&self) -> bool {
         let window = self.core.config.reconnect_window;
@@ -140,6 +150,15 @@ impl Attachment {
 
     /// One more attempt, after a pause; an error ends the stream.
     async fn reconnect(&mut self) -> Result<()> {
+        if self.attach.target.handle.is_paused() {
+            if !self.attach.target.handle.awake().await {
+                return Err(Error::unavailable("the server is stopping"));
+            }
+            // That its guest was frozen does not mean that it is away. Soon: a process waits for its reader, but not long.
+            self.lost_since = Some(Instant::now());
+            self.backoff.reset();
+        }
+        self.lost_since.get_or_insert_with(Instant::now);
         if self.hopeless() {
             let id = &self.attach.target.id;
             return Err(Error::unavailable(format!("the guest of sandbox {id} cannot be reached")));

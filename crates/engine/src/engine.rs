@@ -8,17 +8,18 @@ use crate::{
     create::Birth,
     guard::guarded,
     operations::Operations,
-    providers::Providers,
+    pause::Reply,
+    providers::{Providers, Slot},
     reach::{Target, find},
     recovery,
-    sandbox::{Actor, Handle, Message, Phase},
+    sandbox::{Actor, Handle, Message, Phase, destroyed, not_configured},
     ttl,
 };
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
-use stacyvm_provider::{Guest, Provider, RuntimeStats, SandboxId};
+use stacyvm_provider::{CONSOLE_LINES, Guest, NoticeKind, Provider, RuntimeStats, SandboxId};
 use stacyvm_store::{SandboxRow, Store};
-use stacyvm_types::{Admission, OperationCounts, SandboxState};
+use stacyvm_types::{Admission, EventType, OperationCounts, SandboxState};
 use std::{
     cmp::Reverse,
     sync::Arc,
@@ -73,6 +74,7 @@ impl Engine {
         for slot in core.providers.all() {
             core.spawn(slot.clone().watch_health(core.config.clone()));
             core.spawn(recovery::inventory(core.clone(), slot.clone()));
+            core.spawn(notices(core.clone(), slot.clone()));
         }
         core.spawn(retention(core.clone()));
         Ok(Self { core, _alive: alive })
@@ -219,10 +221,21 @@ impl Engine {
         check_ttl(ttl)?;
         check_max_ttl(ttl, self.core.config.limits.max_ttl)?;
         let handle = find(&self.core, id).await?;
+        self.ask(&handle, |reply| Message::Extend(ttl, reply)).await
+    }
+
+    /// Asks the task of a sandbox for something that it answers.
+    pub(crate) async fn ask(
+        &self,
+        handle: &Handle,
+        message: impl FnOnce(Reply) -> Message,
+    ) -> Result<SandboxRecord> {
         let (reply, answer) = oneshot::channel();
-        let gone = |_| Error::not_found(format!("sandbox destroyed: {id}"));
-        handle.mailbox.send(Message::Extend(ttl, reply)).await.map_err(|_| gone(()))?;
-        answer.await.map_err(|_| gone(()))?
+        // A task that is not there to answer has ended with its sandbox, or with the engine.
+        let gone =
+            || if self.core.stopping.is_cancelled() { stopping() } else { destroyed(&handle.record().id) };
+        handle.mailbox.send(message(reply)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
     }
 
     /// Destroys every sandbox whose time is over and says how many that were. Normally there are none: each one's own
@@ -261,6 +274,23 @@ impl Engine {
         let target = Target::find(&self.core, id).await?;
         let deadline = self.core.config.provider_deadline;
         guarded(deadline, target.slot.provider.stats(&target.id)).await.map_err(|error| target.explain(error))
+    }
+
+    /// The last `lines` lines of the runtime's own console of a sandbox, oldest first, whatever its state: it is where
+    /// the reason of a failure may stand. Empty if the runtime keeps none.
+    ///
+    /// # Errors
+    /// `NotFound`; `Unavailable` if its runtime cannot be asked.
+    pub async fn console(&self, id: &str, lines: u32) -> Result<Vec<String>> {
+        let record = find(&self.core, id).await?.record();
+        let slot = self.core.providers.get(&record.provider);
+        let slot = slot.ok_or_else(|| not_configured(&record.provider))?;
+        let lines = lines.min(CONSOLE_LINES);
+        let console = slot.provider.console(&record.id, lines);
+        let mut console = guarded(self.core.config.provider_deadline, console).await?;
+        let extra = console.len().saturating_sub(lines as usize);
+        console.drain(..extra);
+        Ok(console)
     }
 
     /// The event bus.
@@ -373,6 +403,20 @@ fn row(record: &SandboxRecord, plan: &Plan) -> Result<SandboxRow> {
         idempotency_key: key,
         fingerprint,
     })
+}
+
+/// Makes events of what a runtime tells.
+async fn notices(core: Arc<Core>, slot: Slot) {
+    let mut notices = slot.provider.notices();
+    while let Some(notice) = notices.next().await {
+        let kind = match notice.kind {
+            NoticeKind::ImagePull => EventType::ImagePull,
+            NoticeKind::Reconcile => EventType::ReconcileAction,
+        };
+        let mut data: serde_json::Map<_, _> = notice.data.into_iter().collect();
+        data.insert("provider".to_owned(), slot.provider.name().into());
+        core.events.emit(kind, notice.sandbox.as_ref().map(SandboxId::as_str), data);
+    }
 }
 
 /// Forgets sandboxes that were destroyed long ago.

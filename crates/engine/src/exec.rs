@@ -7,7 +7,7 @@ use crate::{
     core::Core,
     events::details,
     guard::{Backoff, guarded},
-    reach::Target,
+    reach::{Target, find},
 };
 use futures::StreamExt;
 use serde_json::Value;
@@ -94,7 +94,7 @@ impl Engine {
 
     /// Output of a process from `offset` on; see [`stacyvm_provider::Guest::attach`]. The stream connects to the guest
     /// again by itself and goes on where it was; it ends with an error when the sandbox is destroyed or its guest stays out
-    /// of reach for `reconnect_window`.
+    /// of reach for `reconnect_window`. While the sandbox is paused it waits, also when it was paused before.
     ///
     /// # Errors
     /// `NotFound`; `Conflict` or `Unavailable` if the sandbox does not take commands (now).
@@ -106,7 +106,11 @@ impl Engine {
         follow: bool,
         pace: bool,
     ) -> Result<OutputStream> {
-        let target = Target::find(&self.core, id).await?;
+        let target = if follow {
+            Target::find_or_paused(&self.core, id).await?
+        } else {
+            Target::find(&self.core, id).await?
+        };
         let wanted = Attach {
             target: target.clone(),
             process: process.to_owned(),
@@ -209,7 +213,11 @@ async fn start(target: &Target, spec: &ProcessSpec) -> Result<(Arc<dyn Guest>, P
                 target.emit(EventType::ExecStarted, [("process_id", spec.id.as_str().into())]);
                 return Ok((guest, info));
             }
-            Err(error) if error.kind() == ErrorKind::Unavailable && attempts < START_ATTEMPTS => {
+            Err(error)
+                if error.kind() == ErrorKind::Unavailable
+                    && attempts < START_ATTEMPTS
+                    && !target.handle.is_paused() =>
+            {
                 tokio::time::sleep(backoff.pause()).await;
             }
             Err(error) => return Err(target.explain(error)),
@@ -235,9 +243,12 @@ async fn run(core: &Arc<Core>, target: &Target, spec: &ProcessSpec, started: Ins
     };
     let result = match spec.deadline {
         None => collected.await,
-        Some(deadline) => tokio::time::timeout(deadline.saturating_add(OVERTIME), collected)
-            .await
-            .unwrap_or_else(|_| Err(Error::timeout(format!("exec timeout: {}", target.id)))),
+        Some(deadline) => tokio::select! {
+            result = collected => result,
+            () = target.handle.sleep_awake(deadline.saturating_add(OVERTIME)) => {
+                Err(Error::timeout(format!("exec timeout: {}", target.id)))
+            }
+        },
     };
     let (process, stdout, stderr) = result?;
     // It has ended; what it left behind on purpose may go on.
@@ -314,6 +325,10 @@ async fn kill(target: &Target, process: &str) {
     let mut backoff = Backoff::new(KILL_RETRY);
     for _ in 0..KILL_ATTEMPTS {
         let attempt = async {
+            // While it is paused nothing of it runs; when it goes on, this must not.
+            if !target.handle.awake().await {
+                return Ok(false);
+            }
             let guest = target.guest().await?;
             guarded(target.deadline(), guest.signal(process, Signal::KILL, true)).await
         };
@@ -355,6 +370,10 @@ fn watch(core: &Arc<Core>, target: &Target, process: &str) {
 
 /// Watches the processes that went on while there was no engine.
 pub(crate) async fn watch_adopted(core: Arc<Core>, id: SandboxId) {
+    let Ok(handle) = find(&core, id.as_str()).await else { return };
+    if !handle.awake().await {
+        return;
+    }
     let Ok(target) = Target::find(&core, id.as_str()).await else { return };
     let listed = async {
         let guest = target.guest().await?;
@@ -377,6 +396,12 @@ async fn wait(core: &Core, target: &Target, process: &str) -> Option<ProcessInfo
     let mut backoff = Backoff::new(WATCH_RETRY);
     let mut lost_since = None;
     loop {
+        if target.handle.is_paused() {
+            if !target.handle.awake().await {
+                return None;
+            }
+            lost_since = None;
+        }
         let asked = Instant::now();
         let attempt = async {
             let guest = target.guest().await?;

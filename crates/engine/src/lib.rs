@@ -17,6 +17,7 @@ mod exec;
 mod guard;
 mod live;
 mod operations;
+mod pause;
 mod providers;
 mod reach;
 mod record;

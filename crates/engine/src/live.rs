@@ -8,6 +8,7 @@ use crate::{
     destroy::revival,
     exec,
     guard::{Backoff, guarded},
+    pause,
     providers::Slot,
     sandbox::{Actor, Message, Phase, not_configured},
     ttl,
@@ -43,6 +44,7 @@ impl Actor {
         let mut looking: Option<BoxFuture<'static, Seen>> = None;
         let mut ended = if recovering { None } else { self.watch() };
         let mut alarm: Option<String> = None;
+        let mut turning = None;
         let mut revived = self.slot.as_ref().map(|slot| slot.revived.clone());
         let first = if recovering { Duration::ZERO } else { spread(config.probe_interval) };
         let mut next = Box::pin(tokio::time::sleep(first));
@@ -84,7 +86,12 @@ impl Actor {
                     };
                     next.as_mut().reset(Instant::now() + pause);
                 }
-                () = next.as_mut(), if looking.is_none() => looking = Some(self.look(recovering)),
+                (turned, result) = pause::over(&mut turning) => {
+                    self.turned(turned, result).await;
+                    missed = 0;
+                    next.as_mut().reset(Instant::now());
+                }
+                () = next.as_mut(), if looking.is_none() && turning.is_none() => looking = Some(self.look(recovering)),
                 reason = maybe(&mut ended) => {
                     ended = None;
                     alarm = Some(reason);
@@ -99,6 +106,11 @@ impl Actor {
                             next.as_mut().reset(soon);
                         }
                     }
+                    Some(Message::Turn(turn, reply)) if !recovering => {
+                        if self.turn(&mut turning, turn, reply) {
+                            looking = None;
+                        }
+                    }
                     other => if let Some(phase) = self.take(other).await { return phase },
                 },
                 () = ttl::until(expires_at) => return Phase::Expired,
@@ -107,16 +119,22 @@ impl Actor {
         }
     }
 
-    async fn found(&mut self, state: SandboxState, recovering: bool) {
+    pub(crate) async fn found(&mut self, state: SandboxState, recovering: bool) {
         let was = self.record.state;
         self.enter(state, "").await;
         self.settled();
         if recovering {
             self.reconciled("adopted", "");
             self.core.spawn(exec::watch_adopted(self.core.clone(), self.id.clone()));
-        } else if was == SandboxState::Unhealthy && state == SandboxState::Running {
-            self.emit(EventType::SandboxRunning, [("provider", self.record.provider.as_str().into())]);
         }
+        let kind = match (was, state) {
+            (SandboxState::Paused, SandboxState::Paused) => return,
+            (_, SandboxState::Paused) => EventType::SandboxPaused,
+            (SandboxState::Paused, SandboxState::Running) => EventType::SandboxResumed,
+            (SandboxState::Unhealthy, SandboxState::Running) if !recovering => EventType::SandboxRunning,
+            _ => return,
+        };
+        self.emit(kind, [("provider", self.record.provider.as_str().into())]);
     }
 
     async fn out_of_reach(&mut self, reason: &str, recovering: bool) {

@@ -19,6 +19,10 @@ pub enum Operation {
     ExecStream,
     /// Destroying a sandbox.
     Destroy,
+    /// Pausing a sandbox.
+    Pause,
+    /// Resuming a sandbox.
+    Resume,
     /// Writing a file.
     FileWrite,
     /// Reading a file.
@@ -45,6 +49,8 @@ impl Operation {
             Self::Exec => "exec",
             Self::ExecStream => "exec_stream",
             Self::Destroy => "destroy",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
             Self::FileWrite => "file_write",
             Self::FileRead => "file_read",
             Self::FileList => "file_list",

@@ -1,7 +1,7 @@
 //! The way into a sandbox: from an id to its guest, or to the words why not.
 
 use crate::{
-    Error, Result,
+    Error, Result, SandboxRecord,
     core::Core,
     events::details,
     guard::guarded,
@@ -26,46 +26,36 @@ impl Target {
     /// # Errors
     /// `NotFound`; `Conflict` or `Unavailable` if it does not take commands (now).
     pub(crate) async fn find(core: &Arc<Core>, id: &str) -> Result<Self> {
+        Self::find_in(core, id, |state| state == SandboxState::Running).await
+    }
+
+    /// The same, and a paused one is fine: the caller will wait.
+    ///
+    /// # Errors
+    /// As [`Target::find`].
+    pub(crate) async fn find_or_paused(core: &Arc<Core>, id: &str) -> Result<Self> {
+        Self::find_in(core, id, |state| matches!(state, SandboxState::Running | SandboxState::Paused)).await
+    }
+
+    async fn find_in(core: &Arc<Core>, id: &str, fine: impl Fn(SandboxState) -> bool) -> Result<Self> {
         let handle = find(core, id).await?;
-        let mut view = handle.view.clone();
-        // After a start it is not known yet whether it is there; that takes a moment, and callers need not see it.
-        let deadline = core.config.provider_deadline;
-        let _ = tokio::time::timeout(deadline, view.wait_for(|view| view.settled)).await;
-        let target = {
-            let view = view.borrow();
-            if !view.settled {
-                return Err(Error::unavailable(format!("sandbox {id} is being recovered; try again")));
-            }
-            let record = &view.record;
-            let slot = core.providers.get(&record.provider).cloned();
-            let Some(slot) = slot else { return Err(not_configured(&record.provider).into()) };
-            Self { id: record.id.clone(), handle: handle.clone(), slot, core: core.clone() }
-        };
-        match target.refusal() {
-            Some(error) => {
+        handle.settled(id, core.config.provider_deadline).await?;
+        let record = handle.record();
+        let slot = core.providers.get(&record.provider).cloned();
+        let Some(slot) = slot else { return Err(not_configured(&record.provider).into()) };
+        let target = Self { id: record.id.clone(), handle: handle.clone(), slot, core: core.clone() };
+        match refusal(&record) {
+            Some(error) if !fine(record.state) => {
                 handle.check();
                 Err(error)
             }
-            None => Ok(target),
+            _ => Ok(target),
         }
     }
 
     /// Why it does not take commands now, if so.
     pub(crate) fn refusal(&self) -> Option<Error> {
-        let record = self.handle.record();
-        let (id, reason) = (&record.id, &record.reason);
-        match record.state {
-            SandboxState::Running => None,
-            SandboxState::Creating => {
-                Some(Error::unavailable(format!("sandbox {id} is still being created; try again")))
-            }
-            SandboxState::Unhealthy => {
-                Some(Error::unavailable(format!("sandbox {id} is out of reach: {reason}")))
-            }
-            SandboxState::Paused => Some(Error::conflict(format!("sandbox {id} is paused"))),
-            SandboxState::Error => Some(Error::conflict(format!("sandbox {id} has failed: {reason}"))),
-            SandboxState::Expired | SandboxState::Destroying | SandboxState::Destroyed => Some(destroyed(id)),
-        }
+        refusal(&self.handle.record())
     }
 
     /// Its guest.
@@ -91,17 +81,36 @@ impl Target {
         self.core.events.emit(kind, Some(self.id.as_str()), details(data));
     }
 
-    /// What a failure in it means for the caller: once it is gone, that is the reason, whatever the guest's last words were.
+    /// What a failure in it means for the caller: once it is gone or paused, that is the reason, whatever the guest's last
+    /// words were.
     pub(crate) fn explain(&self, error: stacyvm_provider::Error) -> Error {
         if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Destroyed | ErrorKind::Timeout) {
             self.handle.check();
         }
-        if self.handle.gone.is_cancelled()
+        let passing = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout);
+        if (self.handle.gone.is_cancelled() || passing && self.handle.is_paused())
             && let Some(refusal) = self.refusal()
         {
             return refusal.because(error);
         }
         error.into()
+    }
+}
+
+/// Why a sandbox does not take commands in the state it is in, if so.
+pub(crate) fn refusal(record: &SandboxRecord) -> Option<Error> {
+    let (id, reason) = (&record.id, &record.reason);
+    match record.state {
+        SandboxState::Running => None,
+        SandboxState::Creating => {
+            Some(Error::unavailable(format!("sandbox {id} is still being created; try again")))
+        }
+        SandboxState::Unhealthy => {
+            Some(Error::unavailable(format!("sandbox {id} is out of reach: {reason}")))
+        }
+        SandboxState::Paused => Some(Error::conflict(format!("sandbox {id} is paused: resume it"))),
+        SandboxState::Error => Some(Error::conflict(format!("sandbox {id} has failed: {reason}"))),
+        SandboxState::Expired | SandboxState::Destroying | SandboxState::Destroyed => Some(destroyed(id)),
     }
 }
 

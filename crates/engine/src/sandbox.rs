@@ -5,7 +5,8 @@
 //!            create                     guest away                TTL over      destroy asked
 //!  (asked) ─────────► creating ─ok─► running ◄──────► unhealthy   (any state)   (any state)
 //!                        │             ▲ │  found again   │            │             │
-//!                        │      frozen │ ▼                │            ▼             │
+//!                        │       pause │ │ resume         │            ▼             │
+//!                        │             ▼ │                │            │             │
 //!                        │           paused               │         expired ──► destroying ──► destroyed
 //!                        │             │ ended            │ ended                 ▲
 //!                        ▼             ▼                  ▼                       │
@@ -32,6 +33,7 @@ use crate::{
     core::Core,
     events::details,
     guard::guarded,
+    pause::{Reply, Turn},
     providers::Slot,
     ttl,
 };
@@ -39,8 +41,11 @@ use serde_json::Value;
 use stacyvm_provider::SandboxId;
 use stacyvm_store::{SandboxChange, StoreError};
 use stacyvm_types::{EventType, SandboxState};
-use std::{sync::Arc, time::Duration};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Requests that may wait for one sandbox.
@@ -54,7 +59,9 @@ pub(crate) enum Message {
     /// Destroy it; the view says when it is done.
     Destroy,
     /// Live that long from now on.
-    Extend(Duration, oneshot::Sender<Result<SandboxRecord>>),
+    Extend(Duration, Reply),
+    /// Pause or resume it.
+    Turn(Turn, Reply),
     /// Somebody had trouble with its guest: look at it now.
     Check,
 }
@@ -83,6 +90,46 @@ pub(crate) struct Handle {
 impl Handle {
     pub(crate) fn record(&self) -> Arc<SandboxRecord> {
         self.view.borrow().record.clone()
+    }
+
+    /// Returns once its runtime was asked about it, which after a start takes a moment that callers need not see.
+    ///
+    /// # Errors
+    /// `Unavailable` if that takes longer than `deadline`.
+    pub(crate) async fn settled(&self, id: &str, deadline: Duration) -> Result<()> {
+        let mut view = self.view.clone();
+        let _ = tokio::time::timeout(deadline, view.wait_for(|view| view.settled)).await;
+        if self.view.borrow().settled {
+            return Ok(());
+        }
+        Err(Error::unavailable(format!("sandbox {id} is being recovered; try again")))
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.view.borrow().record.state == SandboxState::Paused
+    }
+
+    /// Returns once it is not paused (any more), whatever it is instead; false if that is not to be learnt, as the engine
+    /// stops.
+    pub(crate) async fn awake(&self) -> bool {
+        let awake = |view: &View| view.record.state != SandboxState::Paused;
+        self.view.clone().wait_for(awake).await.is_ok()
+    }
+
+    /// Sleeps for `left` without the time that it is paused.
+    pub(crate) async fn sleep_awake(&self, mut left: Duration) {
+        let mut view = self.view.clone();
+        loop {
+            if !self.awake().await {
+                return std::future::pending().await;
+            }
+            let started = Instant::now();
+            let paused = |view: &View| view.record.state == SandboxState::Paused;
+            tokio::select! {
+                () = tokio::time::sleep(left) => return,
+                Ok(_) = view.wait_for(paused) => left = left.saturating_sub(started.elapsed()),
+            }
+        }
     }
 
     /// Hints that its guest is in trouble. A full mailbox means that it has enough to do.
@@ -154,6 +201,10 @@ impl Actor {
                 let result = self.extend(ttl).await;
                 // The asker may have gone away.
                 let _ = reply.send(result);
+                None
+            }
+            Some(Message::Turn(_, reply)) => {
+                let _ = reply.send(Err(self.not_now()));
                 None
             }
             Some(Message::Check) => None,

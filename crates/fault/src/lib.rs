@@ -1,4 +1,4 @@
-//! Registry of fault points: named places in create, destroy and recovery where a test can kill the process.
+//! Registry of fault points: named places in create, pause, destroy and recovery where a test can kill the process.
 //!
 //! A point is dormant unless the environment variable `STACYVM_FAULT` names it (`engine.create.stored=kill`) when the
 //! process starts; then reaching it for the first time ends the process at once, as `kill -9` would. Tests walk
@@ -37,6 +37,8 @@ macro_rules! points {
 pub enum Phase {
     /// Create a sandbox.
     Create,
+    /// Pause one.
+    Pause,
     /// Destroy one.
     Destroy,
 }
@@ -45,6 +47,7 @@ points! {
     CreateStored = "engine.create.stored", Create, "The row `creating` is stored, the runtime was not asked yet.";
     CreateMade = "engine.create.made", Create, "The runtime made it, the row still says `creating`.";
     CreateRunning = "engine.create.running", Create, "The row says `running`, the caller has no answer.";
+    PauseMade = "engine.pause.made", Pause, "The runtime froze it, the row still says `running`.";
     DestroyStored = "engine.destroy.stored", Destroy, "The row says `destroying`, the runtime was not asked yet.";
     DestroyUnmade = "engine.destroy.unmade", Destroy, "The runtime removed it, the row still says `destroying`.";
     DestroyDone = "engine.destroy.done", Destroy, "The row says `destroyed`, the caller has no answer.";
@@ -53,6 +56,8 @@ points! {
     NativeCloned = "native.create.cloned", Create, "Its first process exists and is not recorded.";
     NativeRecorded = "native.create.recorded", Create, "Its first process is recorded and waits to go on.";
     NativeReleased = "native.create.released", Create, "Its agent is starting.";
+    NativePauseJoined = "native.pause.joined", Pause, "Its processes are where they can be frozen, and run.";
+    NativePauseFrozen = "native.pause.frozen", Pause, "Its processes are frozen, nobody was told.";
     DockerCreated = "docker.create.created", Create, "Its container exists and was not started.";
     DockerStarted = "docker.create.started", Create, "Its container runs, its agent may not answer yet.";
     DockerRemoved = "docker.destroy.removed", Destroy, "Its container is gone, nobody was told.";

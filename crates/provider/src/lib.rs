@@ -2,6 +2,7 @@
 //! [`Guest`] works inside one. `AgentGuest` is the [`Guest`] of every runtime that runs our own agent.
 
 mod agent_guest;
+mod console;
 mod error;
 mod guest;
 mod locks;
@@ -10,6 +11,7 @@ mod provider;
 mod spec;
 
 pub use agent_guest::{AgentEndpoint, AgentGuest, Duplex, Identity};
+pub use console::console_lines;
 pub use error::{Error, ErrorKind, Result};
 pub use guest::{
     ByteStream, FileEntry, FileKind, Guest, Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec,

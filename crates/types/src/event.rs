@@ -48,6 +48,8 @@ macro_rules! event_types {
 event_types! {
     SandboxCreated = "sandbox.created", "It was asked for and stored.";
     SandboxRunning = "sandbox.running", "It takes commands.";
+    SandboxPaused = "sandbox.paused", "It is frozen; its time to live runs on.";
+    SandboxResumed = "sandbox.resumed", "It goes on where it was paused.";
     SandboxUnhealthy = "sandbox.unhealthy", "Its guest or runtime stopped answering.";
     SandboxError = "sandbox.error", "It failed for good; `reason` says why.";
     SandboxExpired = "sandbox.expired", "Its time is over.";
@@ -60,8 +62,9 @@ event_types! {
     FileWritten = "file.written", "A file was written.";
     FileRead = "file.read", "A file was read.";
     OperationFailed = "operation.failed", "An operation failed.";
+    ImagePull = "image.pull", "Progress of an image pull: `image`, `status` (`pulling`, `done`, `failed`), `layers`, `layers_done`, `bytes`, `bytes_done`, `error`.";
     ProviderFailed = "provider.failed", "A runtime failed an operation.";
-    ReconcileAction = "reconcile.action", "Recovery decided something about a sandbox; `action` says what.";
+    ReconcileAction = "reconcile.action", "Recovery, or a runtime by itself, decided about something that it found; `action` says what.";
 }
 
 impl std::str::FromStr for EventType {

@@ -2,6 +2,7 @@
 
 use crate::Host;
 use anyhow::{Result, ensure};
+use serde_json::json;
 use stacyvm_fault::{Phase, Point, VARIABLE};
 use std::time::Duration;
 
@@ -30,13 +31,16 @@ async fn survives(mut host: Host, point: Point) -> Result<()> {
     let bystander = host.spawn().await?.id;
     let victim = match point.phase() {
         Phase::Create => None,
-        Phase::Destroy => Some(host.spawn().await?.id),
+        Phase::Pause | Phase::Destroy => Some(host.spawn().await?.id),
     };
     host.server.stop_gracefully().await?;
     host.server.restart_with(&[(VARIABLE, &format!("{}=kill", point.name()))]).await?;
 
     let reached = match &victim {
         None => host.server.post("/sandboxes", &host.request()).await.map(drop),
+        Some(id) if point.phase() == Phase::Pause => {
+            host.server.post(&format!("/sandboxes/{id}/pause"), &json!({})).await.map(drop)
+        }
         Some(id) => host.server.delete(&format!("/sandboxes/{id}")).await.map(drop),
     };
     ensure!(reached.is_err(), "an answer came although the server should have died on the way");
@@ -45,7 +49,7 @@ async fn survives(mut host: Host, point: Point) -> Result<()> {
 
     host.server.restart().await?;
     host.until("nothing is under way", |states| {
-        states.iter().all(|(_, state)| state == "running" || state == "error")
+        states.iter().all(|(_, state)| matches!(state.as_str(), "running" | "paused" | "error"))
     })
     .await?;
     let states = host.states().await?;
@@ -53,8 +57,14 @@ async fn survives(mut host: Host, point: Point) -> Result<()> {
         states.contains(&(bystander.clone(), "running".to_owned())),
         "the bystander suffered: {states:?}"
     );
-    if let Some(victim) = victim {
-        ensure!(!states.iter().any(|(id, _)| *id == victim), "{victim} should be gone: {states:?}");
+    if let Some(victim) = &victim
+        && point.phase() == Phase::Pause
+    {
+        // Whether it was paused or not, it goes on.
+        host.server.post(&format!("/sandboxes/{victim}/resume"), &json!({})).await?;
+        ensure!(host.sandbox(victim)?.stdout("echo on").await? == "on\n");
+    } else if let Some(victim) = &victim {
+        ensure!(!states.iter().any(|(id, _)| id == victim), "{victim} should be gone: {states:?}");
     }
     // What the API lists works; what it does not list is found by the leak checker if it exists.
     for (id, state) in &states {

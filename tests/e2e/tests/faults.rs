@@ -1,4 +1,4 @@
-//! The server is killed at every fault point of create and destroy. After a restart nothing is stuck and nothing leaks.
+//! The server is killed at every fault point of create, pause and destroy. After a restart nothing is stuck and nothing leaks.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -7,7 +7,7 @@ use stacyvm_fault::{Point, VARIABLE};
 use std::time::Duration;
 
 #[tokio::test]
-async fn every_fault_point_of_create_and_destroy() -> Result<()> {
+async fn every_fault_point_of_create_pause_and_destroy() -> Result<()> {
     // Those of other runtimes are walked by their own tests.
     let ours = |point: &Point| ["engine.", "native."].iter().any(|prefix| point.name().starts_with(prefix));
     faults::walk(ours, Host::start).await

@@ -36,6 +36,8 @@ pub(crate) fn all() -> Routes {
         .add(Scope::Read, routes!(sandboxes::get_sandbox))
         .add(Scope::Write, routes!(sandboxes::destroy_sandbox))
         .add(Scope::Write, routes!(sandboxes::extend_sandbox))
+        .add(Scope::Write, routes!(sandboxes::pause_sandbox))
+        .add(Scope::Write, routes!(sandboxes::resume_sandbox))
         .add(Scope::Read, routes!(sandboxes::sandbox_logs))
         .add(Scope::Read, routes!(sandboxes::sandbox_stats))
         .add(Scope::Write, routes!(exec::exec))

@@ -1,4 +1,4 @@
-//! Sandboxes: make, look at, extend, destroy.
+//! Sandboxes: make, look at, extend, pause, destroy.
 
 use crate::{
     ApiState,
@@ -15,7 +15,7 @@ use stacyvm_types::{
     StatusReply, WireDuration,
 };
 use std::time::Duration;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 /// Lines of log that a request gets which does not say how many, and the most.
 const LOG_LINES: u32 = 100;
@@ -127,15 +127,53 @@ pub(crate) struct Extend {
     ttl: Option<String>,
 }
 
-/// How many lines.
+/// Pause a sandbox
+///
+/// Every process is frozen: memory and files stay, no processor time is used. Its time to live runs on. Commands are
+/// answered with 409 meanwhile, open output streams wait. Pausing a paused one changes nothing. Needs the provider's
+/// capability `pause`.
+#[utoipa::path(post, path = "/api/v1/sandboxes/{id}/pause", tag = "sandboxes", params(("id" = String, Path)), responses((status = 200, body = Sandbox)))]
+pub(crate) async fn pause_sandbox(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    Ok(json(StatusCode::OK, &Sandbox::from(state.engine().pause(&id).await?)))
+}
+
+/// Let a paused sandbox go on where it was
+///
+/// Resuming one that runs changes nothing.
+#[utoipa::path(post, path = "/api/v1/sandboxes/{id}/resume", tag = "sandboxes", params(("id" = String, Path)), responses((status = 200, body = Sandbox)))]
+pub(crate) async fn resume_sandbox(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    Ok(json(StatusCode::OK, &Sandbox::from(state.engine().resume(&id).await?)))
+}
+
+/// Which lines, and how many.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct LogQuery {
     /// How many lines, at most 10000; default 100.
     lines: Option<String>,
+    /// `processes` (default) or `console`.
+    #[serde(default)]
+    source: LogSource,
 }
 
-/// The last lines that processes of a sandbox wrote, oldest first
+/// Who wrote the lines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogSource {
+    /// The processes in the sandbox.
+    #[default]
+    Processes,
+    /// The runtime: its agent, boot messages. There in every state of the sandbox.
+    Console,
+}
+
+/// The last lines that processes of a sandbox, or its runtime, wrote, oldest first
 #[utoipa::path(get, path = "/api/v1/sandboxes/{id}/logs", tag = "sandboxes", params(("id" = String, Path), LogQuery), responses((status = 200, body = Vec<String>)))]
 pub(crate) async fn sandbox_logs(
     State(state): State<ApiState>,
@@ -143,7 +181,11 @@ pub(crate) async fn sandbox_logs(
     Query(query): Query<LogQuery>,
 ) -> Result<Response, ApiError> {
     let lines = log_lines(query.lines.as_deref());
-    Ok(json(StatusCode::OK, &state.engine().guest(&id).await?.logs(lines).await?))
+    let text = match query.source {
+        LogSource::Processes => state.engine().guest(&id).await?.logs(lines).await?,
+        LogSource::Console => state.engine().console(&id, lines).await?,
+    };
+    Ok(json(StatusCode::OK, &text))
 }
 
 /// Resource use of a sandbox

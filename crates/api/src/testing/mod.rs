@@ -50,7 +50,8 @@ impl Api {
 
     pub(crate) async fn with(config: ApiConfig) -> Self {
         let guest = Arc::new(FakeGuest::default());
-        let provider = FakeProvider { guest: Arc::clone(&guest), held: Mutex::default() };
+        let provider =
+            FakeProvider { guest: Arc::clone(&guest), held: Mutex::default(), paused: Mutex::default() };
         let mut settings = EngineConfig::default();
         settings.defaults.provider = "fake".into();
         settings.limits.max_ttl = Duration::from_secs(24 * 3600);
@@ -199,6 +200,7 @@ pub(crate) async fn eventually(what: &'static str, condition: impl Fn() -> bool)
 struct FakeProvider {
     guest: Arc<FakeGuest>,
     held: Mutex<BTreeSet<SandboxId>>,
+    paused: Mutex<BTreeSet<SandboxId>>,
 }
 
 impl FakeProvider {
@@ -224,7 +226,7 @@ impl Provider for FakeProvider {
             root_user: false,
             isolated: false,
             stats: true,
-            pause: false,
+            pause: true,
             oom_ends_sandbox: false,
         }
     }
@@ -252,7 +254,26 @@ impl Provider for FakeProvider {
     }
 
     async fn status(&self, id: &SandboxId) -> Result<RuntimeState> {
-        self.check(id).map(|()| RuntimeState::Running)
+        self.check(id)?;
+        let paused = self.paused.lock().unwrap().contains(id);
+        Ok(if paused { RuntimeState::Paused } else { RuntimeState::Running })
+    }
+
+    async fn pause(&self, id: &SandboxId) -> Result<()> {
+        self.check(id)?;
+        self.paused.lock().unwrap().insert(id.clone());
+        Ok(())
+    }
+
+    async fn resume(&self, id: &SandboxId) -> Result<()> {
+        self.check(id)?;
+        self.paused.lock().unwrap().remove(id);
+        Ok(())
+    }
+
+    async fn console(&self, id: &SandboxId, lines: u32) -> Result<Vec<String>> {
+        self.check(id)?;
+        Ok(vec![format!("console, asked for {lines}")])
     }
 
     async fn ended(&self, _: &SandboxId) -> String {

@@ -11,6 +11,7 @@ mod lifecycle;
 mod limits;
 mod links;
 mod output;
+mod pause;
 mod removal;
 mod signals;
 mod stdin;
@@ -32,6 +33,7 @@ pub(super) fn all() -> Vec<Check> {
         directories::CHECKS,
         links::CHECKS,
         limits::CHECKS,
+        pause::CHECKS,
         isolation::CHECKS,
     ]
     .concat()

@@ -19,6 +19,8 @@ use std::{
 
 /// Offset of the output byte that gets lost.
 const LOST: u64 = 3_000_000;
+/// The same behind a pause.
+const LOST_IN_PAUSE: u64 = 300;
 /// Uploads longer than this are cut by one byte.
 const LARGE: usize = 8 << 20;
 
@@ -26,6 +28,7 @@ const LARGE: usize = 8 << 20;
 pub(crate) struct BrokenGuest {
     inner: Arc<dyn Guest>,
     defects: Defects,
+    resumed: bool,
     started: Mutex<HashSet<String>>,
     timed_out: Arc<Mutex<HashSet<String>>>,
     uploads: AtomicUsize,
@@ -33,9 +36,11 @@ pub(crate) struct BrokenGuest {
 }
 
 impl BrokenGuest {
-    pub(crate) fn new(inner: Arc<dyn Guest>, defects: Defects) -> Self {
+    /// `resumed`: it was paused before.
+    pub(crate) fn new(inner: Arc<dyn Guest>, defects: Defects, resumed: bool) -> Self {
         let (started, timed_out) = Default::default();
-        Self { inner, defects, started, timed_out, uploads: AtomicUsize::new(0), twice: AtomicUsize::new(0) }
+        let (uploads, twice) = Default::default();
+        Self { inner, defects, resumed, started, timed_out, uploads, twice }
     }
 
     fn info(&self, info: ProcessInfo) -> ProcessInfo {
@@ -91,14 +96,16 @@ fn whole(content: &[u8]) -> ByteStream {
     stream::iter(pieces).boxed()
 }
 
-fn spoil_chunk(defects: Defects, stream: StdStream, offset: u64, data: Bytes) -> OutputEvent {
+fn spoil_chunk(defects: Defects, resumed: bool, stream: StdStream, offset: u64, data: Bytes) -> OutputEvent {
     let stream = if defects.has(Defect::MixesStderrIn) { StdStream::Stdout } else { stream };
-    let lost = usize::try_from(LOST.saturating_sub(offset)).unwrap_or(usize::MAX);
-    let data = if defects.has(Defect::LosesOutputByte) && offset <= LOST && lost < data.len() {
-        [&data[..lost], &data[lost + 1..]].concat().into()
-    } else {
-        data
-    };
+    let mut data = data;
+    let in_pause = resumed && defects.has(Defect::PauseDropsOutput);
+    for (loses, place) in [(defects.has(Defect::LosesOutputByte), LOST), (in_pause, LOST_IN_PAUSE)] {
+        let lost = usize::try_from(place.saturating_sub(offset)).unwrap_or(usize::MAX);
+        if loses && offset <= place && lost < data.len() {
+            data = [&data[..lost], &data[lost + 1..]].concat().into();
+        }
+    }
     OutputEvent::Chunk { stream, offset, data }
 }
 
@@ -152,7 +159,7 @@ impl Guest for BrokenGuest {
             let invented = move |_| OutputEvent::Exit(Box::new(template.clone()));
             output = output.map(move |event| event.or_else(|error| Ok(invented(error)))).boxed();
         }
-        let (defects, timed_out) = (self.defects, self.timed_out.clone());
+        let (defects, resumed, timed_out) = (self.defects, self.resumed, self.timed_out.clone());
         let spoil = move |event| {
             let event = match event {
                 Ok(OutputEvent::Gap { .. }) if defects.has(Defect::HidesGap) => None,
@@ -160,7 +167,7 @@ impl Guest for BrokenGuest {
                     Some(OutputEvent::Exit(Box::new(distort(defects, &timed_out, *info))))
                 }
                 Ok(OutputEvent::Chunk { stream, offset, data }) => {
-                    Some(spoil_chunk(defects, stream, offset, data))
+                    Some(spoil_chunk(defects, resumed, stream, offset, data))
                 }
                 Ok(event) => Some(event),
                 Err(error) => return futures::future::ready(Some(Err(error))),

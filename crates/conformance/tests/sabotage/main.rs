@@ -47,6 +47,13 @@ pub(crate) enum Defect {
     FollowsLinkOutOnRead,
     RemovesLinkTarget,
     HidesDotFiles,
+    PausesInNameOnly,
+    PausesAgentOnly,
+    PausedLooksRunning,
+    PauseDropsOutput,
+    SecondPauseFails,
+    PauseOfUnknownWorks,
+    PausedIsNotDestroyed,
 }
 
 /// Which checks name which defect.
@@ -57,7 +64,7 @@ const TABLE: &[(Defect, &[&str])] = &[
     (Defect::SubstitutesImage, &["lifecycle.missing_image"]),
     (Defect::UnknownConnectUnavailable, &["lifecycle.connect_unknown"]),
     (Defect::ListOmitsUnconnected, &["lifecycle.list"]),
-    (Defect::EndedReturnsEarly, &["lifecycle.ended_waits"]),
+    (Defect::EndedReturnsEarly, &["lifecycle.ended_waits", "pause.state"]),
     (Defect::EndedNeverReturns, &["lifecycle.agent_killed", "lifecycle.ended_waits"]),
     (Defect::StatsAreMadeUp, &["lifecycle.stats"]),
     (Defect::ClaimsMemoryLimit, &["limits.memory", "limits.memory_together"]),
@@ -84,6 +91,13 @@ const TABLE: &[(Defect, &[&str])] = &[
     (Defect::FollowsLinkOutOnRead, &["links.read_outside"]),
     (Defect::RemovesLinkTarget, &["links.remove"]),
     (Defect::HidesDotFiles, &["files.list", "files.names"]),
+    (Defect::PausesInNameOnly, &["pause.busy", "pause.stops"]),
+    (Defect::PausesAgentOnly, &["pause.busy", "pause.stops"]),
+    (Defect::PausedLooksRunning, &["pause.state"]),
+    (Defect::PauseDropsOutput, &["pause.output"]),
+    (Defect::SecondPauseFails, &["pause.idempotent"]),
+    (Defect::PauseOfUnknownWorks, &["pause.unknown"]),
+    (Defect::PausedIsNotDestroyed, &["pause.busy", "pause.destroy"]),
 ];
 
 /// Several ways to be wrong at once.
@@ -141,6 +155,14 @@ async fn each_defect_fails_every_check_that_names_it() {
     }
 }
 
+/// One capability decides which checks of the memory limit are run, so this one cannot stand in the table.
+#[tokio::test]
+async fn a_memory_limit_that_would_end_the_sandbox_and_does_not_hold_is_seen() {
+    let broken = Broken::new(mock(), Defects::of([Defect::ClaimsMemoryLimit])).that_ends_of_its_memory();
+    let report = check(broken, vec!["limits.memory".to_owned()]).await;
+    compare("a limit that does not hold", &report, &BTreeSet::from(["limits.memory_sandbox"]));
+}
+
 /// Many defects at once against the whole suite: nothing fails but the checks that name them, so no defect fails a check
 /// that is about something else. With `STACYVM_SABOTAGE=each`, one defect at a time, which takes minutes.
 async fn run_part(part: usize, parts: usize) {
@@ -181,5 +203,5 @@ fn the_table_names_every_defect_once_and_only_checks_that_exist() {
     }
     let named: BTreeSet<Defect> = TABLE.iter().map(|(defect, _)| *defect).collect();
     assert_eq!(named.len(), TABLE.len());
-    assert_eq!(named.len(), Defect::HidesDotFiles as usize + 1);
+    assert_eq!(named.len(), Defect::PausedIsNotDestroyed as usize + 1);
 }

@@ -24,6 +24,10 @@ pub(crate) struct Broken {
     asked: Mutex<HashMap<SandboxId, SandboxSpec>>,
     connected: Mutex<HashSet<SandboxId>>,
     leaked: Mutex<Vec<Child>>,
+    paused: Mutex<HashSet<SandboxId>>,
+    resumed: Mutex<HashSet<SandboxId>>,
+    refused: Mutex<HashSet<SandboxId>>,
+    oom_ends_sandbox: bool,
     scratch: tempfile::TempDir,
 }
 
@@ -40,7 +44,62 @@ impl Broken {
             .unwrap();
         file.write_all(stacyvm_guest_binaries::PROBE).unwrap();
         let (asked, connected, leaked) = Default::default();
-        Self { inner, defects, asked, connected, leaked, scratch }
+        let (paused, resumed, refused) = Default::default();
+        Self {
+            inner,
+            defects,
+            asked,
+            connected,
+            leaked,
+            paused,
+            resumed,
+            refused,
+            oom_ends_sandbox: false,
+            scratch,
+        }
+    }
+
+    /// The same, and it says that running out of memory ends its sandboxes.
+    pub(crate) fn that_ends_of_its_memory(mut self) -> Self {
+        self.oom_ends_sandbox = true;
+        self
+    }
+
+    async fn pause_wrongly(&self, id: &SandboxId) -> Result<()> {
+        if self.defects.has(Defect::SecondPauseFails) && self.paused.lock().unwrap().contains(id) {
+            return Err(Error::invalid_argument("it is paused already"));
+        }
+        if self.defects.has(Defect::PausesInNameOnly) {
+            return self.inner.status(id).await.map(drop);
+        }
+        if self.defects.has(Defect::PausesAgentOnly) {
+            self.inner.status(id).await?;
+            let directory = self.inner.settings()["directory"].clone();
+            let record = std::fs::read(format!("{directory}/{id}/agent.json")).unwrap();
+            let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+            let agent = rustix::process::Pid::from_raw(record["pid"].as_i64().unwrap() as i32).unwrap();
+            rustix::process::kill_process(agent, rustix::process::Signal::STOP).unwrap();
+            return Ok(());
+        }
+        self.inner.pause(id).await
+    }
+
+    /// What is said of a sandbox that is really in this state.
+    fn said(&self, id: &SandboxId, state: RuntimeState) -> RuntimeState {
+        let in_name = self.defects.has(Defect::PausesInNameOnly) && self.paused.lock().unwrap().contains(id);
+        match state {
+            RuntimeState::Paused if self.defects.has(Defect::PausedLooksRunning) => RuntimeState::Running,
+            RuntimeState::Running if in_name && !self.defects.has(Defect::PausedLooksRunning) => {
+                RuntimeState::Paused
+            }
+            state => state,
+        }
+    }
+
+    /// Whether the defect lets a call for an unknown sandbox succeed.
+    fn pretends(&self, result: &Result<()>) -> bool {
+        let unknown = result.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        unknown && self.defects.has(Defect::PauseOfUnknownWorks)
     }
 
     /// Starts, outside the sandbox, a double of a process that runs in it: as if that one had got away.
@@ -84,6 +143,7 @@ impl Provider for Broken {
         Capabilities {
             memory_limit: honest.memory_limit || self.defects.has(Defect::ClaimsMemoryLimit),
             pids_limit: honest.pids_limit || self.defects.has(Defect::ClaimsPidsLimit),
+            oom_ends_sandbox: self.oom_ends_sandbox,
             ..honest
         }
     }
@@ -111,7 +171,8 @@ impl Provider for Broken {
         }
         let guest = self.inner.connect(id).await?;
         self.connected.lock().unwrap().insert(id.clone());
-        Ok(Arc::new(BrokenGuest::new(guest, self.defects)))
+        let resumed = self.resumed.lock().unwrap().contains(id);
+        Ok(Arc::new(BrokenGuest::new(guest, self.defects, resumed)))
     }
 
     async fn destroy(&self, id: &SandboxId) -> Result<()> {
@@ -121,11 +182,38 @@ impl Provider for Broken {
         if self.defects.has(Defect::UnknownDestroyFails) && !self.asked.lock().unwrap().contains_key(id) {
             return Err(Error::not_found(format!("sandbox {id} does not exist")));
         }
+        let paused = self.defects.has(Defect::PausedIsNotDestroyed)
+            && self.inner.status(id).await.is_ok_and(|state| self.said(id, state) == RuntimeState::Paused);
+        if paused && self.refused.lock().unwrap().insert(id.clone()) {
+            return Err(Error::unavailable("it is paused"));
+        }
+        self.paused.lock().unwrap().remove(id);
         self.inner.destroy(id).await
     }
 
+    async fn pause(&self, id: &SandboxId) -> Result<()> {
+        let result = self.pause_wrongly(id).await;
+        if self.pretends(&result) {
+            return Ok(());
+        }
+        result?;
+        self.paused.lock().unwrap().insert(id.clone());
+        Ok(())
+    }
+
+    async fn resume(&self, id: &SandboxId) -> Result<()> {
+        let result = self.inner.resume(id).await;
+        if self.pretends(&result) {
+            return Ok(());
+        }
+        result?;
+        self.paused.lock().unwrap().remove(id);
+        self.resumed.lock().unwrap().insert(id.clone());
+        Ok(())
+    }
+
     async fn status(&self, id: &SandboxId) -> Result<RuntimeState> {
-        self.inner.status(id).await
+        self.inner.status(id).await.map(|state| self.said(id, state))
     }
 
     async fn ended(&self, id: &SandboxId) -> String {
@@ -140,6 +228,9 @@ impl Provider for Broken {
 
     async fn list(&self) -> Result<Vec<RuntimeSandbox>> {
         let mut listed = self.inner.list().await?;
+        for entry in &mut listed {
+            entry.state = self.said(&entry.id, entry.state.clone());
+        }
         if self.defects.has(Defect::ListOmitsUnconnected) {
             let connected = self.connected.lock().unwrap();
             listed.retain(|entry| connected.contains(&entry.id));

@@ -1,9 +1,10 @@
 //! A scripted runtime: it holds sandboxes in memory, outlives engines, and does as it is told: fail, hang, half do things.
 
 use async_trait::async_trait;
+use futures::{StreamExt, stream, stream::BoxStream};
 use stacyvm_provider::{
-    Capabilities, Created, Error, ErrorKind, Guest, Health, ProcessInfo, Provider, Result, RuntimeSandbox,
-    RuntimeState, RuntimeStats, SandboxId, SandboxSpec,
+    Capabilities, Created, Error, ErrorKind, Guest, Health, Notice, ProcessInfo, Provider, Result,
+    RuntimeSandbox, RuntimeState, RuntimeStats, SandboxId, SandboxSpec,
 };
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -17,6 +18,8 @@ use tokio::sync::watch;
 pub(crate) enum Op {
     Create,
     Destroy,
+    Pause,
+    Resume,
     Status,
     Connect,
     List,
@@ -78,6 +81,8 @@ pub(crate) struct World {
     once: HashMap<Op, VecDeque<Act>>,
     always: HashMap<(Op, Option<SandboxId>), Act>,
     pub(crate) down: bool,
+    /// What the next engine is told at once.
+    pub(crate) notices: Vec<Notice>,
 }
 
 /// The runtime; clones are the same one.
@@ -157,7 +162,12 @@ impl Fake {
     fn act(&self, op: Op, id: &SandboxId) -> Act {
         let mut world = self.world();
         world.calls.push((op, id.clone()));
-        if world.down && matches!(op, Op::Create | Op::Destroy | Op::Status | Op::Connect | Op::List) {
+        if world.down
+            && matches!(
+                op,
+                Op::Create | Op::Destroy | Op::Pause | Op::Resume | Op::Status | Op::Connect | Op::List
+            )
+        {
             return Act::Fail(ErrorKind::Unavailable);
         }
         if let Some(act) = world.always.get(&(op, Some(id.clone()))) {
@@ -238,7 +248,7 @@ impl Provider for Fake {
             root_user: false,
             isolated: false,
             stats: true,
-            pause: false,
+            pause: true,
             oom_ends_sandbox: false,
         }
     }
@@ -273,6 +283,7 @@ impl Provider for Fake {
             |_| {},
             |world| match world.held.get(id).map(|held| &held.cell) {
                 None => Err(missing(id)),
+                Some(Cell::Paused) => Err(Error::unavailable("it is frozen")),
                 Some(Cell::Running) => Ok(Arc::new(guest) as Arc<dyn Guest>),
                 Some(_) => Err(Error::destroyed("it has ended")),
             },
@@ -328,9 +339,39 @@ impl Provider for Fake {
         .await
     }
 
+    async fn pause(&self, id: &SandboxId) -> Result<()> {
+        self.play(Op::Pause, id, |_| {}, |world| turn(world, id, Cell::Paused)).await
+    }
+
+    async fn resume(&self, id: &SandboxId) -> Result<()> {
+        self.play(Op::Resume, id, |_| {}, |world| turn(world, id, Cell::Running)).await
+    }
+
+    async fn console(&self, id: &SandboxId, lines: u32) -> Result<Vec<String>> {
+        if !self.world().held.contains_key(id) {
+            return Err(missing(id));
+        }
+        // More than was asked for, as a runtime may.
+        Ok((0..=lines).map(|line| format!("line {line}")).collect())
+    }
+
+    fn notices(&self) -> BoxStream<'static, Notice> {
+        let told = std::mem::take(&mut self.world().notices);
+        stream::iter(told).chain(stream::pending()).boxed()
+    }
+
     async fn stats(&self, _: &SandboxId) -> Result<RuntimeStats> {
         Ok(RuntimeStats { cpu_time: Duration::ZERO, memory_bytes: 1, memory_limit_bytes: 2, pids: 1 })
     }
+}
+
+fn turn(world: &mut World, id: &SandboxId, cell: Cell) -> Result<()> {
+    let held = world.held.get_mut(id).ok_or_else(|| missing(id))?;
+    if !matches!(held.cell, Cell::Running | Cell::Paused) {
+        return Err(Error::destroyed("it has ended"));
+    }
+    held.cell = cell;
+    Ok(())
 }
 
 fn state(held: &Held) -> RuntimeState {

@@ -1,5 +1,5 @@
 //! Whatever happens in whatever order: once faults end and the engine was started again, every sandbox that the store
-//! knows is in a settled state, the runtime holds exactly those that run, and all of them can be destroyed.
+//! knows is in a settled state, the runtime holds exactly those that live, and all of them can be destroyed.
 
 use crate::{
     config, crash, eventually,
@@ -21,6 +21,8 @@ enum Step {
     },
     Destroy(usize),
     Extend(usize),
+    Freeze(usize),
+    Thaw(usize),
     Prune,
     Fault(Op, Act),
     Lasting(Op, Act),
@@ -32,7 +34,16 @@ enum Step {
 }
 
 fn ops() -> impl Strategy<Value = Op> {
-    prop::sample::select(vec![Op::Create, Op::Destroy, Op::Status, Op::Connect, Op::List, Op::Ping])
+    prop::sample::select(vec![
+        Op::Create,
+        Op::Destroy,
+        Op::Pause,
+        Op::Resume,
+        Op::Status,
+        Op::Connect,
+        Op::List,
+        Op::Ping,
+    ])
 }
 
 fn acts() -> impl Strategy<Value = Act> {
@@ -63,6 +74,8 @@ fn steps() -> impl Strategy<Value = Step> {
         4 => create.prop_map(|(key, ttl_ms, ephemeral)| Step::Create { key, ttl_ms, ephemeral }),
         3 => (0..8usize).prop_map(Step::Destroy),
         1 => (0..8usize).prop_map(Step::Extend),
+        2 => (0..8usize).prop_map(Step::Freeze),
+        1 => (0..8usize).prop_map(Step::Thaw),
         1 => Just(Step::Prune),
         3 => fault().prop_map(|(op, act)| Step::Fault(op, act)),
         1 => fault().prop_map(|(op, act)| Step::Lasting(op, act)),
@@ -122,6 +135,18 @@ async fn walk(steps: Vec<Step>) {
                     let _ = engine.extend(id.as_str(), Duration::from_secs(60)).await;
                 }
             }
+            Step::Freeze(n) => {
+                if let Some(id) = pick(&engine, n).await {
+                    let engine = engine.clone();
+                    tokio::spawn(async move { engine.pause(id.as_str()).await });
+                }
+            }
+            Step::Thaw(n) => {
+                if let Some(id) = pick(&engine, n).await {
+                    let engine = engine.clone();
+                    tokio::spawn(async move { engine.resume(id.as_str()).await });
+                }
+            }
             Step::Prune => drop(engine.prune().await),
             Step::Fault(op, act) => fake.once(op, act),
             Step::Lasting(op, act) => fake.always(op, act),
@@ -167,10 +192,10 @@ async fn settles(engine: &Engine, store: &Store, fake: &Fake) {
         let stored: BTreeSet<_> = rows.iter().map(|row| (row.id.clone(), row.state.as_str())).collect();
         let known: BTreeSet<_> =
             records.iter().map(|record| (record.id.to_string(), record.state.as_str())).collect();
-        let running: BTreeSet<_> =
-            known.iter().filter(|(_, state)| *state == "running").map(|(id, _)| id.clone()).collect();
-        let settled = known.iter().all(|(_, state)| matches!(*state, "running" | "error"));
-        settled && stored == known && running == fake.ids().into_iter().collect()
+        let alive = |state: &str| matches!(state, "running" | "paused");
+        let living: BTreeSet<_> = known.iter().filter(|(_, s)| alive(s)).map(|(id, _)| id.clone()).collect();
+        let settled = known.iter().all(|(_, state)| alive(state) || *state == "error");
+        settled && stored == known && living == fake.ids().into_iter().collect()
     })
     .await;
 }

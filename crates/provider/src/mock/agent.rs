@@ -51,6 +51,7 @@ struct Record {
 #[derive(Clone)]
 pub(super) struct Agent {
     guest: Arc<AgentGuest>,
+    pid: i32,
     process: Arc<OwnedFd>,
     /// Why it ended; `None` while it runs.
     end: watch::Receiver<Option<String>>,
@@ -127,7 +128,7 @@ impl Agent {
             };
             let _ = told.send(Some(reason));
         });
-        Ok(Self { guest: guest(owner), process: Arc::new(pidfd), end })
+        Ok(Self { guest: guest(owner), pid, process: Arc::new(pidfd), end })
     }
 
     /// Takes over the agent that the record in `owner`'s directory names, dead or alive; `None` without a record.
@@ -143,7 +144,7 @@ impl Agent {
             let _ = told.send(Some("its agent ended while nobody watched".to_owned()));
             // Any descriptor will do: an ended agent is never signalled.
             let placeholder = OwnedFd::from(fs::File::open(&owner.directory).ok()?);
-            return Some(Self { guest: guest(owner), process: Arc::new(placeholder), end });
+            return Some(Self { guest: guest(owner), pid: record.pid, process: Arc::new(placeholder), end });
         };
         let process = Arc::new(pidfd);
         let watched = Arc::clone(&process);
@@ -153,7 +154,7 @@ impl Agent {
             }
             let _ = told.send(Some("its agent ended".to_owned()));
         });
-        Some(Self { guest: guest(owner), process, end })
+        Some(Self { guest: guest(owner), pid: record.pid, process, end })
     }
 
     pub(super) fn guest(&self) -> Arc<AgentGuest> {
@@ -183,7 +184,11 @@ impl Agent {
     }
 
     pub(super) fn state(&self) -> RuntimeState {
-        self.end_reason().map_or(RuntimeState::Running, |reason| RuntimeState::Ended { reason })
+        match self.end_reason() {
+            Some(reason) => RuntimeState::Ended { reason },
+            None if host::is_stopped(self.pid) => RuntimeState::Paused,
+            None => RuntimeState::Running,
+        }
     }
 
     /// Returns the reason once the agent has ended.
@@ -195,9 +200,10 @@ impl Agent {
         }
     }
 
-    /// Asks the agent to end all its processes and itself; returns when it has, or after a while when it has not.
+    /// Asks the agent to end all its processes and itself; returns when it has, or after a while when it has not. One
+    /// that is paused cannot be asked.
     pub(super) async fn terminate(&self) {
-        if self.end_reason().is_none() && pidfd_send_signal(&self.process, Signal::TERM).is_ok() {
+        if self.state() == RuntimeState::Running && pidfd_send_signal(&self.process, Signal::TERM).is_ok() {
             let _ = tokio::time::timeout(POLITE, self.ended()).await;
         }
     }

@@ -149,6 +149,39 @@ pub(super) async fn kill_all(owner: &Owner, patience: Duration) -> Result<()> {
     }
 }
 
+/// Stops every process of the sandbox, by signals, until none is found that runs. A parent that asks for it can see that
+/// its child was stopped, and a process that had stopped itself goes on with the others: a runtime has better means.
+pub(super) async fn stop_all(owner: &Owner, patience: Duration) -> Result<()> {
+    let deadline = Instant::now() + patience;
+    let mut quiet = 0;
+    while quiet < 2 {
+        let running: Vec<_> = processes(owner).into_iter().filter(|pid| !is_stopped(*pid)).collect();
+        quiet = if running.is_empty() { quiet + 1 } else { 0 };
+        if Instant::now() > deadline {
+            continue_all(owner);
+            let message = format!("{} processes of sandbox {} do not stop yet", running.len(), owner.sandbox);
+            return Err(Error::unavailable(message));
+        }
+        for pid in running.into_iter().filter_map(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::STOP);
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(())
+}
+
+/// Lets every process of the sandbox go on.
+pub(super) fn continue_all(owner: &Owner) {
+    for pid in processes(owner).into_iter().filter_map(Pid::from_raw) {
+        let _ = kill_process(pid, Signal::CONT);
+    }
+}
+
+/// Whether the process was stopped by a signal.
+pub(super) fn is_stopped(pid: i32) -> bool {
+    stat_fields(pid).is_some_and(|fields| fields.first().is_some_and(|state| state == "T"))
+}
+
 /// Processor time by process, so that the sum does not shrink when one ends.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {

@@ -130,6 +130,15 @@ impl MockProvider {
         known.clone().ok_or_else(|| Error::destroyed(format!("sandbox {id} was never completed")))
     }
 
+    /// The same, unless it has ended.
+    fn living(&self, id: &SandboxId) -> Result<Agent> {
+        let agent = self.agent(id)?;
+        match agent.end_reason() {
+            Some(reason) => Err(Error::destroyed(format!("sandbox {id} has ended: {reason}"))),
+            None => Ok(agent),
+        }
+    }
+
     async fn create_locked(&self, id: &SandboxId, spec: &SandboxSpec, slot: &Slot) -> Result<()> {
         let owner = self.owner(id);
         let directory = owner.directory.clone();
@@ -173,7 +182,7 @@ impl Provider for MockProvider {
             root_user: false,
             isolated: false,
             stats: true,
-            pause: false,
+            pause: true,
             oom_ends_sandbox: false,
         }
     }
@@ -202,10 +211,7 @@ impl Provider for MockProvider {
     }
 
     async fn connect(&self, id: &SandboxId) -> Result<Arc<dyn Guest>> {
-        let agent = self.agent(id)?;
-        if let Some(reason) = agent.end_reason() {
-            return Err(Error::destroyed(format!("sandbox {id} has ended: {reason}")));
-        }
+        let agent = self.living(id)?;
         agent.guest().ping().await?;
         Ok(agent.guest())
     }
@@ -226,6 +232,23 @@ impl Provider for MockProvider {
             .map_err(|e| failed(&format!("cannot remove the files of sandbox {id}"), e))?;
         self.forget(id);
         drop(turn);
+        Ok(())
+    }
+
+    async fn pause(&self, id: &SandboxId) -> Result<()> {
+        self.living(id)?;
+        let slot = self.slot(id);
+        let _turn = slot.life.lock().await;
+        self.living(id)?;
+        host::stop_all(&self.owner(id), GONE).await
+    }
+
+    async fn resume(&self, id: &SandboxId) -> Result<()> {
+        self.living(id)?;
+        let slot = self.slot(id);
+        let _turn = slot.life.lock().await;
+        self.living(id)?;
+        host::continue_all(&self.owner(id));
         Ok(())
     }
 
@@ -262,10 +285,7 @@ impl Provider for MockProvider {
     }
 
     async fn stats(&self, id: &SandboxId) -> Result<RuntimeStats> {
-        let agent = self.agent(id)?;
-        if let Some(reason) = agent.end_reason() {
-            return Err(Error::destroyed(format!("sandbox {id} has ended: {reason}")));
-        }
+        self.living(id)?;
         let slot = self.slot(id);
         let mut ledger = slot.usage.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(host::usage(&self.owner(id), &mut ledger))

@@ -5,7 +5,7 @@
 //! when its server has died.
 
 use crate::{
-    cgroup,
+    cgroup::{self, Freezer},
     failure::{Doing, Failure},
     layout::Layout,
     process::{self, Identity},
@@ -35,7 +35,7 @@ pub(crate) fn destroy(layout: &Layout, cgroups: &cgroup::Host, id: &SandboxId) -
         let record =
             Record::read(&directory).doing(|| format!("read what is recorded of {}", directory.display()))?;
         if let Some(state) = &record.state {
-            kill(&state.process)?;
+            kill(&state.process, cgroups.freezer(id.as_str(), &state.cgroups))?;
         }
         hit(Point::NativeKilled);
         if let Some(state) = &record.state {
@@ -54,9 +54,15 @@ pub(crate) fn destroy(layout: &Layout, cgroups: &cgroup::Host, id: &SandboxId) -
     empty_trash(layout, Some(id))
 }
 
-fn kill(process: &Identity) -> Result<(), Failure> {
+fn kill(process: &Identity, freezer: Option<Freezer>) -> Result<(), Failure> {
     let doing = || format!("kill process {}", process.pid);
-    let Some(pidfd) = process.open().doing(doing)? else { return Ok(()) };
+    let pidfd = process.open().doing(doing)?;
+    if let Some(pidfd) = &pidfd {
+        process::kill(pidfd.as_fd()).doing(doing)?;
+    }
+    // One that is frozen ends when it goes on, and so does what it has started. Killed before, it has nothing left to do.
+    freezer.map_or(Ok(()), |freezer| freezer.thaw())?;
+    let Some(pidfd) = pidfd else { return Ok(()) };
     if process::kill_and_wait(pidfd.as_fd(), END).doing(doing)? {
         return Ok(());
     }

@@ -1,7 +1,9 @@
 //! What the provider is made of, and the life of one sandbox: look, make, start, watch, remove.
 
 use crate::{
-    NativeConfig, cgroup,
+    NativeConfig,
+    cgroup::{self, FREEZE, Freezer, SandboxCgroups},
+    console,
     create::{Made, Maker},
     destroy::{destroy, empty_trash},
     entry::{Entry, SocketEndpoint},
@@ -14,7 +16,9 @@ use crate::{
     spawner::{MAX_REPORT, Report, Spawner},
 };
 use rustix::fd::OwnedFd;
-use stacyvm_provider::{AgentGuest, Error, ErrorKind, Identity, Locks, Result, SandboxId, SandboxSpec};
+use stacyvm_provider::{
+    AgentGuest, Error, ErrorKind, Identity, Locks, Result, RuntimeState, SandboxId, SandboxSpec,
+};
 use std::{
     collections::{HashMap, HashSet},
     path::PathBuf,
@@ -285,12 +289,59 @@ impl Inner {
             Ok(Ok(())) => Ok(entry),
             Ok(Err(error)) => {
                 let log = self.layout.sandbox(id).join("agent.log");
-                let log = self.blocking(move |_| Ok(tail(&log))).await.unwrap_or_default();
+                let log = self.blocking(move |_| Ok(log_tail(&log))).await.unwrap_or_default();
                 Err(Error::internal(format!("the agent of sandbox {id} did not start"))
                     .because(format!("{}; its log: {log}", error.chain())))
             }
             Err(_) => Err(not_ready(id)),
         }
+    }
+
+    /// Where a sandbox that runs is frozen, and its cgroups.
+    fn freezer(&self, id: &SandboxId) -> Result<(Freezer, SandboxCgroups)> {
+        match look(&self.layout, id)? {
+            Look::Absent => Err(Error::not_found(format!("sandbox {id} does not exist"))),
+            Look::Ended { reason, .. } => Err(Error::destroyed(format!("sandbox {id} has ended: {reason}"))),
+            Look::Running { state, .. } => match self.cgroups.freezer(id.as_str(), &state.cgroups) {
+                Some(freezer) => Ok((freezer, state.cgroups)),
+                None => Err(Error::unsupported(
+                    "this host cannot pause native sandboxes: it offers no writable cgroup controller freezer",
+                )),
+            },
+        }
+    }
+
+    /// Stops all its processes. The caller has its turn.
+    pub(crate) async fn pause(self: &Arc<Self>, id: &SandboxId) -> Result<()> {
+        let id = id.clone();
+        self.blocking(move |inner| {
+            let (freezer, cgroups) = inner.freezer(&id)?;
+            if freezer.freeze(&cgroups)? {
+                return Ok(());
+            }
+            Err(Error::unavailable(format!(
+                "sandbox {id} goes on: some of its processes did not stop within {} s; try again",
+                FREEZE.as_secs()
+            )))
+        })
+        .await
+    }
+
+    /// Lets its processes go on. The caller has its turn.
+    pub(crate) async fn resume(self: &Arc<Self>, id: &SandboxId) -> Result<()> {
+        let id = id.clone();
+        self.blocking(move |inner| Ok(inner.freezer(&id)?.0.thaw()?)).await
+    }
+
+    /// State of a sandbox whose first process runs.
+    pub(crate) fn running_state(&self, id: &SandboxId, state: &State) -> Result<RuntimeState> {
+        let Some(freezer) = self.cgroups.freezer(id.as_str(), &state.cgroups) else {
+            return Ok(RuntimeState::Running);
+        };
+        let unknown = |e: std::io::Error| {
+            Error::unavailable(format!("whether sandbox {id} is paused cannot be read")).because(e)
+        };
+        Ok(if freezer.is_frozen().map_err(unknown)? { RuntimeState::Paused } else { RuntimeState::Running })
     }
 
     /// Removes the sandbox, or what is left of it. The caller has its turn.
@@ -339,18 +390,10 @@ async fn read_reports(status: OwnedFd) -> Vec<Report> {
 }
 
 /// The last lines of an agent's log, for ours.
-fn tail(path: &std::path::Path) -> String {
-    const BYTES: u64 = 2048;
-    let read = || -> std::io::Result<Vec<u8>> {
-        use std::io::{Read, Seek, SeekFrom};
-        let mut file = std::fs::File::open(path)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(BYTES)))?;
-        let mut bytes = Vec::new();
-        file.take(BYTES).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    String::from_utf8_lossy(&read().unwrap_or_default()).trim().to_owned()
+fn log_tail(path: &std::path::Path) -> String {
+    const BYTES: usize = 2048;
+    let (bytes, _) = console::tail(path, BYTES).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).trim().to_owned()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -7,6 +7,7 @@
 
 mod cgroup;
 mod config;
+mod console;
 mod create;
 mod destroy;
 mod entry;

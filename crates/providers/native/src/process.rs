@@ -127,12 +127,18 @@ pub(crate) fn wait(pidfd: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
     }
 }
 
-/// Kills the process and waits for its end; false if it has not ended within `limit`.
-pub(crate) fn kill_and_wait(pidfd: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
+/// Kills the process.
+pub(crate) fn kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {
     match pidfd_send_signal(pidfd, Signal::KILL) {
-        Ok(()) | Err(Errno::SRCH) => wait(pidfd, limit),
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Kills the process and waits for its end; false if it has not ended within `limit`.
+pub(crate) fn kill_and_wait(pidfd: BorrowedFd<'_>, limit: Duration) -> io::Result<bool> {
+    kill(pidfd)?;
+    wait(pidfd, limit)
 }
 
 /// How a process ended, in words, where the kernel still knows.

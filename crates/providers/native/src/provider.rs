@@ -3,18 +3,19 @@
 use crate::{
     NativeConfig,
     cgroup::Controller,
-    health,
+    console, health,
     inner::Inner,
     sandboxes::{Look, look},
     usage,
 };
 use async_trait::async_trait;
 use stacyvm_provider::{
-    Capabilities, Created, Error, ErrorKind, Guest, Health, Provider, Result, RuntimeSandbox, RuntimeState,
-    RuntimeStats, SandboxId, SandboxSpec,
+    CONSOLE_BYTES, Capabilities, Created, Error, ErrorKind, Guest, Health, Provider, Result, RuntimeSandbox,
+    RuntimeState, RuntimeStats, SandboxId, SandboxSpec, console_lines,
 };
 use std::{
     collections::BTreeMap,
+    io,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -66,7 +67,8 @@ impl Provider for NativeProvider {
             root_user: false,
             isolated: true,
             stats: true,
-            pause: false,
+            // All processes of a sandbox are found where their time is counted.
+            pause: has(Controller::Freezer) && has(Controller::Cpuacct),
             oom_ends_sandbox: false,
         }
     }
@@ -128,11 +130,14 @@ impl Provider for NativeProvider {
         if self.inner.is_making(id) {
             return Ok(RuntimeState::Running);
         }
-        match self.inner.look(id).await? {
-            Look::Absent => Err(Error::not_found(format!("sandbox {id} does not exist"))),
-            Look::Ended { reason, .. } => Ok(RuntimeState::Ended { reason }),
-            Look::Running { .. } => Ok(RuntimeState::Running),
-        }
+        let id = id.clone();
+        self.inner
+            .blocking(move |inner| match look(&inner.layout, &id)? {
+                Look::Absent => Err(Error::not_found(format!("sandbox {id} does not exist"))),
+                Look::Ended { reason, .. } => Ok(RuntimeState::Ended { reason }),
+                Look::Running { state, .. } => inner.running_state(&id, &state),
+            })
+            .await
     }
 
     async fn ended(&self, id: &SandboxId) -> String {
@@ -165,7 +170,7 @@ impl Provider for NativeProvider {
                         Look::Absent => continue,
                         Look::Ended { spec, .. } if making.contains(&id) => (RuntimeState::Running, spec),
                         Look::Ended { reason, spec } => (RuntimeState::Ended { reason }, spec),
-                        Look::Running { spec, .. } => (RuntimeState::Running, spec),
+                        Look::Running { state, spec, .. } => (inner.running_state(&id, &state)?, spec),
                     };
                     sandboxes.push(RuntimeSandbox { id, state, image: spec.map(|s| s.image) });
                 }
@@ -183,6 +188,46 @@ impl Provider for NativeProvider {
                     Err(Error::destroyed(format!("sandbox {id} has ended: {reason}")))
                 }
                 Look::Running { state, spec, .. } => Ok(usage::measure(&state, spec.as_ref())),
+            })
+            .await
+    }
+
+    async fn pause(&self, id: &SandboxId) -> Result<()> {
+        let (inner, id) = (Arc::clone(&self.inner), id.clone());
+        let turn = inner.locks.lock(&id).await;
+        let task = tokio::spawn(async move {
+            let _turn = turn;
+            inner.pause(&id).await
+        });
+        finish(task).await
+    }
+
+    async fn resume(&self, id: &SandboxId) -> Result<()> {
+        let (inner, id) = (Arc::clone(&self.inner), id.clone());
+        let turn = inner.locks.lock(&id).await;
+        let task = tokio::spawn(async move {
+            let _turn = turn;
+            inner.resume(&id).await
+        });
+        finish(task).await
+    }
+
+    async fn console(&self, id: &SandboxId, lines: u32) -> Result<Vec<String>> {
+        let id = id.clone();
+        self.inner
+            .blocking(move |inner| {
+                let directory = inner.layout.sandbox(&id);
+                match console::tail(&directory.join("agent.log"), CONSOLE_BYTES) {
+                    Ok((text, cut)) => Ok(console_lines(&text, cut, lines)),
+                    // It is being made: nothing was said yet.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound && directory.exists() => Ok(Vec::new()),
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                        Err(Error::not_found(format!("sandbox {id} does not exist")))
+                    }
+                    Err(e) => {
+                        Err(Error::unavailable(format!("the log of sandbox {id} cannot be read")).because(e))
+                    }
+                }
             })
             .await
     }

@@ -7,7 +7,7 @@ mod common;
 
 use common::{Host, id, sandbox, sh, spec};
 use stacyvm_fault::{Phase, Point, VARIABLE};
-use stacyvm_provider::{Provider, SandboxSpec};
+use stacyvm_provider::{Provider, RuntimeState, SandboxSpec};
 use std::{
     os::unix::process::ExitStatusExt,
     path::Path,
@@ -50,7 +50,7 @@ fn specs(ephemeral: bool) -> SandboxSpec {
     SandboxSpec { memory_mb: 128, pids: 64, ephemeral, ..spec() }
 }
 
-/// Creates two sandboxes and destroys one; dies somewhere on the way, or stays if nothing is armed. The name of the data
+/// Creates two sandboxes, pauses one and destroys it; dies somewhere on the way, or stays if nothing is armed. The name of the data
 /// directory says whether the one is ephemeral.
 async fn victim(data_dir: &Path, installation: &str) {
     let provider = Host::at(data_dir, installation).exclusive_provider(1);
@@ -60,6 +60,7 @@ async fn victim(data_dir: &Path, installation: &str) {
     if std::env::var_os(VARIABLE).is_none() {
         tokio::time::sleep(Duration::from_secs(600)).await;
     }
+    let _ = provider.pause(&id("victim")).await;
     let _ = provider.destroy(&id("victim")).await;
 }
 
@@ -85,12 +86,17 @@ async fn killed_at(point: Point, ephemeral: bool) {
     let provider = host.exclusive_provider(2);
     let (kept, victim) = (id("kept"), id("victim"));
     let listed: Vec<_> = provider.list().await.unwrap().into_iter().map(|s| s.id).collect();
-    let (create, destroy) = (point.phase() == Phase::Create, point.phase() == Phase::Destroy);
-    assert_eq!(listed.contains(&kept), destroy, "{listed:?}");
+    let (create, pause) = (point.phase() == Phase::Create, point.phase() == Phase::Pause);
+    assert_eq!(listed.contains(&kept), !create, "{listed:?}");
     if ephemeral {
         assert!(!listed.contains(&victim), "{listed:?}");
-    } else if create {
+    } else if create || pause {
         assert!(listed.contains(&victim), "{listed:?}");
+    }
+    if pause && !ephemeral {
+        let frozen = point == Point::NativePauseFrozen;
+        assert_eq!(provider.status(&victim).await.unwrap() == RuntimeState::Paused, frozen);
+        provider.resume(&victim).await.unwrap();
     }
     // Whatever there is can be made again and destroyed.
     for id in [&kept, &victim] {

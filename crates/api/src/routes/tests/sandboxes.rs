@@ -154,6 +154,29 @@ async fn admission_has_no_key_that_a_strict_client_does_not_know() {
 }
 
 #[tokio::test]
+async fn pausing_and_resuming_answer_with_the_whole_sandbox() {
+    let api = Api::start().await;
+    let before = api.get("/sandboxes/{id}").await.json();
+    for (verb, state) in
+        [("pause", "paused"), ("pause", "paused"), ("resume", "running"), ("resume", "running")]
+    {
+        let sandbox = api.post(&format!("/sandboxes/{{id}}/{verb}"), "").await.expect(200).json();
+        assert_eq!((keys(&sandbox), &sandbox["state"]), (keys(&before), &json!(state)), "{verb}");
+        api.post(&format!("/sandboxes/sb-0/{verb}"), "").await.expect_error(404, "NOT_FOUND");
+        if state == "paused" {
+            let exec = api.post("/sandboxes/{id}/exec", r#"{"command":"exit=0"}"#).await;
+            let message = exec.expect_error(409, "CONFLICT");
+            assert!(message.contains("resume it"), "{message}");
+            api.get("/sandboxes/{id}/files?path=/x").await.expect_error(409, "CONFLICT");
+            api.get("/sandboxes/{id}/logs?source=console").await.expect(200);
+            api.post("/sandboxes/{id}/extend", r#"{"ttl":"2h"}"#).await.expect(200);
+        }
+    }
+    api.post("/sandboxes/{id}/pause", "").await.expect(200);
+    api.delete("/sandboxes/{id}").await.expect(200);
+}
+
+#[tokio::test]
 async fn pruning_answers_with_a_number() {
     let api = Api::start().await;
     assert_eq!(api.delete("/sandboxes").await.expect(200).text(), "{\"pruned\":0}\n");
@@ -164,6 +187,10 @@ async fn logs_and_stats() {
     let api = Api::start().await;
     assert_eq!(api.get("/sandboxes/{id}/logs").await.expect(200).json(), json!(["asked for 100"]));
     assert_eq!(api.get("/sandboxes/{id}/logs?lines=7").await.expect(200).json(), json!(["asked for 7"]));
+    let console = api.get("/sandboxes/{id}/logs?source=console&lines=7").await.expect(200).json();
+    assert_eq!(console, json!(["console, asked for 7"]));
+    assert_eq!(api.get("/sandboxes/{id}/logs?source=processes").await.json(), json!(["asked for 100"]));
+    api.get("/sandboxes/{id}/logs?source=nope").await.expect_error(400, "BAD_REQUEST");
     let stats = api.get("/sandboxes/{id}/stats").await.expect(200).json();
     assert_eq!(
         (&stats["supported"], &stats["mem_bytes"], &stats["mem_limit_bytes"], &stats["cpu_pct"]),

@@ -1,6 +1,6 @@
 //! Which hierarchies this host has, which of them we may use, and where in them our subtree is.
 
-use super::{Controller, Limits, SandboxCgroups, Version, sandbox::Group};
+use super::{Controller, Freezer, Limits, SandboxCgroups, Version, sandbox::Group};
 use crate::failure::{Doing, Failure};
 use std::{
     collections::BTreeSet,
@@ -60,7 +60,7 @@ impl Host {
             let base = delegated_base(&mount.path, membership);
             let available = fs::read_to_string(base.join("cgroup.controllers")).unwrap_or_default();
             let is_available = |controller: Controller| {
-                controller == Controller::Cpuacct
+                controller.comes_with_version_2()
                     || available.split_ascii_whitespace().any(|name| name == controller.name())
             };
             let controllers: BTreeSet<_> =
@@ -98,7 +98,15 @@ impl Host {
         self.groups(name, |h| h.controllers.intersection(&wanted).copied().collect())
     }
 
-    /// Every cgroup that a sandbox of this name could have, whatever its limits were.
+    /// Where a sandbox of this name with these cgroups is frozen; `None` on a host that cannot.
+    pub(crate) fn freezer(&self, name: &str, cgroups: &SandboxCgroups) -> Option<Freezer> {
+        let hierarchy = self.hierarchies.iter().find(|h| h.controllers.contains(&Controller::Freezer))?;
+        let path = hierarchy.base.join(&self.subtree).join(name);
+        let member = cgroups.0.iter().any(|group| group.path == path);
+        Some(Freezer { version: hierarchy.version, path, member })
+    }
+
+    /// Every cgroup that a sandbox of this name could have, whatever its limits were and whether it was ever paused.
     pub(crate) fn all(&self, name: &str) -> SandboxCgroups {
         self.groups(name, |h| h.controllers.clone())
     }
@@ -151,14 +159,14 @@ pub(super) fn make(path: &Path) -> Result<(), Failure> {
 /// moved into a child first: it is ours alone, by delegation.
 pub(super) fn enable(path: &Path, controllers: &BTreeSet<Controller>, evict: bool) -> Result<(), Failure> {
     let control = path.join("cgroup.subtree_control");
-    if controllers.iter().all(|c| *c == Controller::Cpuacct) {
+    if controllers.iter().all(|c| c.comes_with_version_2()) {
         return Ok(());
     }
     let doing = || format!("enable controllers in {}", path.display());
     let enabled = fs::read_to_string(&control).doing(doing)?;
     let missing: Vec<_> = controllers
         .iter()
-        .filter(|c| **c != Controller::Cpuacct && !enabled.split_ascii_whitespace().any(|e| e == c.name()))
+        .filter(|c| !c.comes_with_version_2() && !enabled.split_ascii_whitespace().any(|e| e == c.name()))
         .map(|c| format!("+{}", c.name()))
         .collect();
     if missing.is_empty() {
@@ -235,6 +243,7 @@ mod tests {
 35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
 32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct
 39 31 0:36 / /sys/fs/cgroup/pids rw,relatime - cgroup cgroup rw,pids
+37 31 0:34 / /sys/fs/cgroup/freezer rw,relatime - cgroup cgroup rw,freezer
 40 31 0:37 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd
 41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
 ";
@@ -263,7 +272,28 @@ mod tests {
         };
         assert_eq!(controllers(limits(0, 0, 0)), [Controller::Cpuacct]);
         assert_eq!(controllers(limits(0, 0, 5)), [Controller::Cpuacct, Controller::Pids]);
-        assert_eq!(host.all("sb-1").0.len(), 3);
+        assert_eq!(host.all("sb-1").0.len(), 4);
+    }
+
+    #[test]
+    fn a_sandbox_joins_the_freezer_of_version_1_later_and_is_in_that_of_version_2() {
+        let host = Host::from_text(V1, "0::/", "i1", |_| true);
+        let freezer = host.freezer("sb-1", &host.plan("sb-1", limits(1, 1, 1))).unwrap();
+        let path = PathBuf::from("/sys/fs/cgroup/freezer/stacyvm-i1/sb-1");
+        assert_eq!(freezer, Freezer { version: Version::V1, path, member: false });
+
+        let tmp = tempfile::tempdir().unwrap();
+        let mounts = format!("41 31 0:38 / {} rw - cgroup2 cgroup2 rw", tmp.path().display());
+        let host = Host::from_text(&mounts, "0::/", "i1", |_| true);
+        let freezer = host.freezer("sb-1", &host.plan("sb-1", limits(0, 0, 0))).unwrap();
+        let path = tmp.path().join("stacyvm-i1/sb-1");
+        assert_eq!(freezer, Freezer { version: Version::V2, path, member: true });
+
+        // Mounted together with one that limits: not to be joined, which would be to leave the limit.
+        let mounts = "32 31 0:29 / /sys/fs/cgroup/all rw - cgroup cgroup rw,cpu,cpuacct,freezer";
+        let host = Host::from_text(mounts, "", "i1", |_| true);
+        assert!(host.freezer("sb-1", &host.plan("sb-1", limits(0, 1, 0))).unwrap().member);
+        assert!(Host::default().freezer("sb-1", &SandboxCgroups::default()).is_none());
     }
 
     #[test]

@@ -48,6 +48,12 @@ impl Drop for Host {
 fn remove_cgroups(path: &Path) {
     let children = fs::read_dir(path).into_iter().flatten().flatten();
     children.filter(|c| c.path().is_dir()).for_each(|c| remove_cgroups(&c.path()));
+    // One that is frozen does not end.
+    for (file, value) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+        if path.join(file).exists() {
+            let _ = fs::write(path.join(file), value);
+        }
+    }
     let _ = fs::remove_dir(path);
 }
 
