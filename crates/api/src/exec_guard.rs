@@ -80,6 +80,8 @@ impl Drop for KillGuard {
 impl Target {
     async fn kill(self) {
         for _ in 0..ATTEMPTS {
+            // A paused sandbox cannot do it, and must not go on with this.
+            self.engine.awake(&self.sandbox).await;
             let killed = match self.engine.guest(&self.sandbox).await {
                 Ok(guest) => guest.signal(&self.process, Signal::KILL, true).await.map_err(Into::into),
                 Err(error) => Err(error),

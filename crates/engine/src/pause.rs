@@ -54,6 +54,13 @@ impl Engine {
         self.turn(id, Turn::Resume).await
     }
 
+    /// Returns once the sandbox is not paused (any more), for what has to be done in it then; at once if there is none.
+    pub async fn awake(&self, id: &str) {
+        if let Ok(handle) = find(&self.core, id).await {
+            handle.awake().await;
+        }
+    }
+
     async fn turn(&self, id: &str, turn: Turn) -> Result<SandboxRecord> {
         let started = Instant::now();
         let handle = find(&self.core, id).await?;

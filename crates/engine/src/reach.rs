@@ -88,12 +88,14 @@ impl Target {
             self.handle.check();
         }
         let passing = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout);
-        if (self.handle.gone.is_cancelled() || passing && self.handle.is_paused())
-            && let Some(refusal) = self.refusal()
-        {
-            return refusal.because(error);
+        match self.refusal() {
+            Some(refusal) if self.handle.gone.is_cancelled() => refusal.because(error),
+            // Not refused: it was under way, and may have had its effect.
+            Some(refusal) if passing && self.handle.is_paused() => {
+                Error::unavailable(refusal.message()).because(error)
+            }
+            _ => error.into(),
         }
-        error.into()
     }
 }
 

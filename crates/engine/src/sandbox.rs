@@ -41,11 +41,11 @@ use serde_json::Value;
 use stacyvm_provider::SandboxId;
 use stacyvm_store::{SandboxChange, StoreError};
 use stacyvm_types::{EventType, SandboxState};
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    time::Instant,
 };
-use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Requests that may wait for one sandbox.

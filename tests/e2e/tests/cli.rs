@@ -141,6 +141,13 @@ async fn the_commands_of_a_session() -> Result<()> {
         "{output:?}"
     );
     ensure!(text(&cli(&["logs", &id])?.stdout).contains("out\n"));
+    ensure!(cli(&["logs", &id, "--console"])?.status.success());
+    ensure!(cli(&["pause", &id])?.stdout == format!("Sandbox {id} paused\n").as_bytes());
+    let refused = cli(&["exec", &id, "--", "true"])?;
+    ensure!(!refused.status.success() && text(&refused.stderr).contains("resume it"), "{refused:?}");
+    let resumed: serde_json::Value = serde_json::from_slice(&cli(&["resume", &id, "--json"])?.stdout)?;
+    ensure!(resumed["state"] == "running", "{resumed}");
+    ensure!(cli(&["exec", &id, "--", "true"])?.status.success());
     ensure!(cli(&["kill", &id])?.stdout == format!("Sandbox {id} destroyed\n").as_bytes());
     ensure!(cli(&["exec", &id, "--", "true"])?.status.code() == Some(125));
     ensure!(!cli(&["kill", &id])?.status.success());
