@@ -2,6 +2,9 @@
 # What `make test` runs. Every part runs even if an earlier one failed; the end says what was run and what was not.
 #
 # STACYVM_TEST_ONLY="unit sdk": only these parts.
+# STACYVM_DOCKER_INTEGRATION: 1 fails where there can be no Docker Engine, 0 leaves the docker provider out; unset runs its
+# tests where there can be one. It is an engine of the tests' own, stopped at the end unless it ran before.
+# STACYVM_PROVIDERS_DEFAULT: provider of the smoke test's server (mock).
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ -d "$HOME/.cargo/bin" ] && PATH="$HOME/.cargo/bin:$PATH"
@@ -21,7 +24,7 @@ failed=()
 part() { # name, command…
   local name=$1
   shift
-  if [ -n "${STACYVM_TEST_ONLY:-}" ] && [[ " $STACYVM_TEST_ONLY " != *" $name "* ]]; then
+  if [ -n "${STACYVM_TEST_ONLY:-}" ] && [[ " $STACYVM_TEST_ONLY " != *" $name "* ]] && [ "$name" != engine ]; then
     return
   fi
   printf '\n== %s\n' "$name"
@@ -32,6 +35,38 @@ part() { # name, command…
     printf '== %s: FAILED (%d s)\n' "$name" $((SECONDS - start))
     failed+=("$name")
   fi
+}
+
+# A Docker Engine of the tests' own. What it needs is installed.
+engine() {
+  local script=scripts/setup-test-host.sh code
+  if [ "${STACYVM_DOCKER_INTEGRATION:-}" = 0 ]; then
+    export STACYVM_TEST_DOCKER_WHY="STACYVM_DOCKER_INTEGRATION is 0"
+    echo "docker: not run: $STACYVM_TEST_DOCKER_WHY"
+    return 0
+  fi
+  $script status >/dev/null 2>&1 || stop_engine=$script
+  $script up 2>&1 | tee "$report/engine.log"
+  code=${PIPESTATUS[0]}
+  if [ "$code" = 0 ]; then
+    set -a
+    # shellcheck disable=SC1090
+    . <($script env)
+    set +a
+    return 0
+  fi
+  export STACYVM_TEST_DOCKER_WHY=$(sed -n 's/^docker: not available: //p' "$report/engine.log" | tail -n 1)
+  # Only what a host cannot have may be left out, and nothing that was asked for.
+  [ "$code" = 3 ] && [ "${STACYVM_DOCKER_INTEGRATION:-}" != 1 ]
+}
+trap '[ -z "${stop_engine:-}" ] || $stop_engine down >/dev/null' EXIT
+
+docker_provider() {
+  if [ -z "${STACYVM_TEST_DOCKER_HOST:-}" ]; then
+    echo "docker: not run: ${STACYVM_TEST_DOCKER_WHY:-the engine was not started}"
+    return 0
+  fi
+  cargo test --quiet -p stacyvm-e2e --features docker --test docker --no-fail-fast -- --test-threads=1
 }
 
 sdk() {
@@ -50,6 +85,8 @@ sdk() {
 part build cargo build --quiet -p stacyvm
 part unit cargo test --quiet --workspace --exclude stacyvm-e2e --no-fail-fast
 part e2e cargo test --quiet -p stacyvm-e2e --no-fail-fast -- --test-threads=1
+part engine engine
+part docker docker_provider
 part sdk sdk
 part smoke scripts/ci-smoke-deployment.sh
 part leaks cargo run --quiet -p xtask -- leak-check

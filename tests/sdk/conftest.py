@@ -40,6 +40,10 @@ class Server:
             "STACYVM_PROVIDERS_MOCK_ENABLED": "true",
             "STACYVM_AUTH_API_KEY": API_KEY,
         }
+        if provider == "docker":
+            environment["STACYVM_PROVIDERS_DOCKER_SOCKET"] = os.environ["STACYVM_TEST_DOCKER_HOST"]
+            environment["STACYVM_PROVIDERS_DOCKER_NETWORK_MODE"] = "none"
+
         self.log = open(self.data_dir / "server.log", "wb")
         self.process = subprocess.Popen(
             [BINARY, "serve"], env=environment, cwd=self.data_dir, stdout=self.log, stderr=self.log
@@ -74,11 +78,17 @@ class Server:
         shutil.rmtree(self.data_dir, ignore_errors=True)
 
 
-@pytest.fixture(scope="session", params=["native", "mock"])
+# An engine of the tests' own (scripts/setup-test-host.sh); `make test` says when there is none.
+IMAGES = {"native": "host", "mock": "host"}
+if os.environ.get("STACYVM_TEST_DOCKER_HOST"):
+    IMAGES["docker"] = "stacyvm-test/python:latest"
+
+
+@pytest.fixture(scope="session", params=IMAGES)
 def server(request):
     if request.param == "native" and os.geteuid() != 0:
         pytest.fail("the native runtime needs root: run the tests with sudo")
-    running = Server(request.param, image="host")
+    running = Server(request.param, image=IMAGES[request.param])
     yield running
     left = httpx.get(f"{running.url}/api/v1/sandboxes", headers={"X-API-Key": API_KEY}).json()
     for sandbox in left:

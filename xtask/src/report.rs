@@ -14,9 +14,32 @@ pub(crate) struct Arguments {
 }
 
 /// Runtimes, each with what this host would have to have, or why it cannot.
-fn expected() -> Vec<(&'static str, Result<(), &'static str>)> {
-    let root = is_root();
-    vec![("native", if root { Ok(()) } else { Err("needs root") }), ("mock", Ok(()))]
+fn expected() -> Vec<(&'static str, Result<(), String>)> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let why = variable("STACYVM_TEST_DOCKER_WHY");
+    let why = || why.clone().unwrap_or_else(|| "no Docker Engine of the tests' own was started".to_owned());
+    let runtimes =
+        variable("STACYVM_TEST_DOCKER_HOST").map(|_| variable("STACYVM_TEST_RUNTIMES").unwrap_or_default());
+    let docker = |runtime: &str| match &runtimes {
+        None => Err(why()),
+        Some(all) if all.split(' ').any(|name| name == runtime) => Ok(()),
+        Some(_) => Err(format!("this host's Docker Engine has no {runtime}")),
+    };
+    let kata = match docker("kata-runtime") {
+        Ok(()) if variable("STACYVM_TEST_KATA").as_deref() == Some("alias") => {
+            Err("no Kata here; that its name reaches the daemon is tested with another program behind it"
+                .to_owned())
+        }
+        other => other,
+    };
+    vec![
+        ("native", if is_root() { Ok(()) } else { Err("needs root".to_owned()) }),
+        ("mock", Ok(())),
+        ("docker-runc", docker("runc")),
+        ("docker-distroless", docker("runc")),
+        ("docker-runsc", docker("runsc")),
+        ("docker-kata", kata),
+    ]
 }
 
 fn is_root() -> bool {
@@ -32,15 +55,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         match (read(&arguments.directory, name)?, available) {
             (Some(report), _) => {
                 let counts = (report.passed, report.failed, report.not_run);
-                println!("{name:<10} {} passed, {} failed, {} not run", counts.0, counts.1, counts.2);
+                println!("{name:<18} {} passed, {} failed, {} not run", counts.0, counts.1, counts.2);
                 for check in &report.checks {
                     if let Outcome::NotRun { reason } = &check.outcome {
-                        println!("{:<10} not run: {}: {reason}", "", check.id);
+                        println!("{:<18} not run: {}: {reason}", "", check.id);
                     }
                 }
                 ensure!(report.is_success(), "{name}: {} checks failed", report.failed);
             }
-            (None, Err(why)) => println!("{name:<10} not run: {why}"),
+            (None, Err(why)) => println!("{name:<18} not run: {why}"),
             (None, Ok(())) => missing.push(name),
         }
     }

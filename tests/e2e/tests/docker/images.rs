@@ -10,7 +10,12 @@ use std::path::PathBuf;
 
 /// Removes an image from the daemon, so that the next create pulls it.
 fn forget(image: &str) {
-    // It may not be there.
+    // Neither need be there; containers are those of a test that failed.
+    let users =
+        docker(&["ps", "--all", "--quiet", "--filter", &format!("ancestor={image}")]).unwrap_or_default();
+    for container in users.lines() {
+        let _ = docker(&["rm", "--force", container]);
+    }
     let _ = docker(&["image", "rm", "--force", image]);
 }
 
