@@ -56,7 +56,7 @@ async fn every_behaviour_by_curl() -> Result<()> {
         &format!("{sandbox}/exec"),
         Some(&json!({"command": "echo a; echo b >&2", "stream": true})),
     )?;
-    let streamed = streamed.as_str().map(str::to_owned).unwrap_or_else(|| streamed.to_string());
+    let streamed = streamed.as_str().map_or_else(|| streamed.to_string(), str::to_owned);
     ensure!(streamed.contains("stdout") && streamed.contains('a'), "{streamed}");
 
     let files = format!("{sandbox}/files");

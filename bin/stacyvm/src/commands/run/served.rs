@@ -5,7 +5,7 @@ use crate::{
     cli::Global,
     commands::exec,
     failure::{Failure, Result},
-    output,
+    output, pulling,
     signals::Signals,
 };
 use stacyvm_client::{Client, CreateOptions, Error};
@@ -45,7 +45,8 @@ async fn create(run: &Run, client: &Client, signals: &mut Signals) -> Result<San
     };
     // With a key, asking again after a lost connection answers with the same sandbox.
     let options = CreateOptions { idempotency_key: Some(uuid::Uuid::new_v4().to_string()) };
-    let mut creating = std::pin::pin!(create_once(client, &request, &options));
+    let creating = create_once(client, &request, &options);
+    let mut creating = std::pin::pin!(pulling::shown(client, Some(&run.image), creating));
     let mut received = None;
     loop {
         tokio::select! {
