@@ -6,17 +6,29 @@ pub mod faults;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use stacyvm_conformance::Options;
+use stacyvm_provider::Provider;
 use stacyvm_testkit::{LeakCheck, Server};
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-/// Keeps the report of a conformance run for the summary at the end of `make test`.
+/// Runs the conformance suite, shows its report, and keeps it under `name` for the summary at the end of `make test`.
 ///
 /// # Errors
-/// When it cannot be written.
-pub fn keep_report(name: &str, report: &stacyvm_conformance::Report) -> Result<()> {
-    let Some(directory) = std::env::var_os("STACYVM_TEST_REPORT") else { return Ok(()) };
-    let path = std::path::Path::new(&directory).join(format!("{name}.json"));
-    std::fs::write(&path, serde_json::to_vec_pretty(report)?).with_context(|| path.display().to_string())
+/// Names the promises that were broken.
+pub async fn conforms(name: &str, provider: Arc<dyn Provider>, options: Options) -> Result<()> {
+    let report = stacyvm_conformance::run(provider, options).await;
+    println!("{report}");
+    if let Some(directory) = std::env::var_os("STACYVM_TEST_REPORT") {
+        let path = std::path::Path::new(&directory).join(format!("{name}.json"));
+        std::fs::write(&path, serde_json::to_vec_pretty(&report)?)
+            .with_context(|| path.display().to_string())?;
+    }
+    let (failures, left) = (report.failures(), &report.left_behind);
+    ensure!(report.is_success(), "{name} broke promises: {failures:?}, left: {left:?}");
+    Ok(())
 }
 
 /// A server under test that checks, when it is finished with, that nothing of it is left on the host.

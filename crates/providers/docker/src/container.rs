@@ -257,32 +257,11 @@ fn profile(path: &Path) -> Result<String> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::config::{PullPolicy, Ulimit};
+    use crate::config::Ulimit;
     use std::collections::BTreeMap;
 
     pub(crate) fn config() -> DockerConfig {
-        DockerConfig {
-            installation_id: "inst".to_owned(),
-            generation: 1,
-            agent: b"agent",
-            daemon: None,
-            runtime: "runc".to_owned(),
-            allowed_runtimes: Vec::new(),
-            network: Network::None,
-            blocked_addresses: Vec::new(),
-            dns: Vec::new(),
-            seccomp: Seccomp::Default,
-            read_only_rootfs: false,
-            user: None,
-            pids_limit: 256,
-            tmpfs: BTreeMap::new(),
-            ulimits: Vec::new(),
-            disk_size_mb: 0,
-            pull_policy: PullPolicy::Missing,
-            platform: None,
-            auth_file: None,
-            preview_domain: "localhost".to_owned(),
-        }
+        DockerConfig { preview_domain: "localhost".to_owned(), ..DockerConfig::new("inst", 1, b"agent") }
     }
 
     fn spec() -> SandboxSpec {

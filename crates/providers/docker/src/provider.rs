@@ -68,6 +68,8 @@ pub(crate) struct Inner {
     guests: Mutex<HashMap<SandboxId, Arc<AgentGuest>>>,
     info: Mutex<Option<(Instant, SystemInfo)>>,
     notices: broadcast::Sender<Notice>,
+    /// Hears from the first notice on, until the engine takes it.
+    heard: Mutex<Option<broadcast::Receiver<Notice>>>,
 }
 
 impl DockerProvider {
@@ -81,7 +83,7 @@ impl DockerProvider {
     /// Waits at most five seconds for the daemon, to learn what its runtimes are.
     pub async fn start(config: DockerConfig) -> Self {
         let daemon = Arc::new(Daemon::new(config.daemon.as_deref()));
-        let (notices, _) = broadcast::channel(NOTICES);
+        let (notices, heard) = broadcast::channel(NOTICES);
         let inner = Arc::new(Inner {
             pulls: Pulls::new(notices.clone(), config.auth_file.clone(), config.platform.clone()),
             volume: AgentVolume::new(&config.installation_id, config.agent),
@@ -93,6 +95,7 @@ impl DockerProvider {
             daemon: Arc::clone(&daemon),
             config,
             notices,
+            heard: Mutex::new(Some(heard)),
         });
         let info =
             tokio::time::timeout(LOOK, async { inner.info(daemon.client().await.ok()?).await.ok() }).await;
@@ -428,7 +431,8 @@ impl Provider for DockerProvider {
     }
 
     fn notices(&self) -> BoxStream<'static, Notice> {
-        let heard = self.inner.notices.subscribe();
+        let first = self.inner.heard.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let heard = first.unwrap_or_else(|| self.inner.notices.subscribe());
         let next = |mut heard: broadcast::Receiver<Notice>| async move {
             loop {
                 match heard.recv().await {
