@@ -34,6 +34,9 @@ pub(crate) const ROLE: &str = "stacyvm.role";
 /// Label with the image as it was asked for.
 pub(crate) const IMAGE: &str = "stacyvm.image";
 
+/// Label with the limit of processes, 0 for none: the daemon's own is raised for moments.
+pub(crate) const PIDS: &str = "stacyvm.pids";
+
 /// All that the agent needs: change users, signal their processes, work on their files; and once, at its start, give up
 /// every other one for good.
 const CAPABILITIES: [&str; 7] = ["SETUID", "SETGID", "KILL", "CHOWN", "DAC_OVERRIDE", "FOWNER", "SETPCAP"];
@@ -111,6 +114,7 @@ impl Blueprint<'_> {
             (INSTALLATION.to_owned(), self.config.installation_id.clone()),
             (SANDBOX.to_owned(), self.id.to_string()),
             (IMAGE.to_owned(), self.spec.image.clone()),
+            (PIDS.to_owned(), pids_limit(self.config, self.spec, self.family).to_string()),
         ]);
         if !self.spec.metadata.is_empty()
             && let Ok(json) = serde_json::to_string(&self.spec.metadata)
