@@ -6,6 +6,7 @@
     reason = "a test that cannot go on says where"
 )]
 
+mod bridges;
 mod connections;
 mod files;
 mod first_process;
