@@ -12,6 +12,7 @@ mod files;
 mod killtree;
 mod process;
 mod reaper;
+mod restrict;
 mod serve;
 mod signals;
 mod supervisor;
@@ -58,6 +59,9 @@ fn start() -> Result<(), String> {
     let mut arguments = std::env::args_os().skip(1).peekable();
     if arguments.next_if(|word| word == "bridge").is_some() {
         return bridge::run(&arguments.next().ok_or("bridge needs the path of a socket")?);
+    }
+    if arguments.next_if(|word| word == "restrict-network").is_some() {
+        return restrict::run(arguments);
     }
     let mut config = Config::parse(arguments)?;
     let listener = match &config.listen {
