@@ -1,6 +1,8 @@
-//! The packet filter of one address family: one table with one chain, on everything that the namespace sends.
+//! The packet filter: for each address family a table with a chain for everything that the namespace sends, and one for what
+//! of it is refused.
 //!
-//! A packet that is refused is answered as a router would that has no way to go on, so that a program learns it at once.
+//! That is answered, so that a program learns it at once: a connection as if nobody listened, anything else as a router
+//! would that has no way to go on. (To the latter, a connection that is being made listens only a second later.)
 
 use super::{
     netlink::{Attributes, Batch},
@@ -10,7 +12,8 @@ use libc::c_int;
 use rustix::io::Errno;
 
 const TABLE: &str = "stacyvm";
-const CHAIN: &str = "output";
+const OUTPUT: &str = "output";
+const REFUSE: &str = "refuse";
 /// Bytes that one comparison takes.
 const REGISTER: c_int = libc::NFT_REG_1;
 /// Index of the loopback interface in every network namespace.
@@ -37,6 +40,7 @@ mod attribute {
     pub(super) const DATA_VALUE: u16 = 1;
     pub(super) const DATA_VERDICT: u16 = 2;
     pub(super) const VERDICT_CODE: u16 = 1;
+    pub(super) const VERDICT_CHAIN: u16 = 2;
     pub(super) const META_REGISTER: u16 = 1;
     pub(super) const META_KEY: u16 = 2;
     pub(super) const PAYLOAD_REGISTER: u16 = 1;
@@ -95,16 +99,21 @@ impl Family {
     }
 }
 
-/// Sets the filter of one family, in place of the one that is there.
+/// Sets the filter of these families, in place of the one that is there.
 ///
 /// # Errors
-/// The kernel's.
-pub(crate) fn install(family: Family, blocked: &[Prefix]) -> Result<(), Errno> {
-    batch(family, blocked).commit()
+/// The kernel's; then nothing has changed.
+pub(crate) fn install(families: &[Family], blocked: &[Prefix]) -> Result<(), Errno> {
+    // All in one: the kernel takes some ten milliseconds to let go of what carried a batch.
+    let mut batch = Batch::new();
+    for family in families {
+        add_table(&mut batch, *family, blocked);
+    }
+    batch.commit()
 }
 
-fn batch(family: Family, blocked: &[Prefix]) -> Batch {
-    let mut batch = Batch::new(family.number());
+fn add_table(batch: &mut Batch, family: Family, blocked: &[Prefix]) {
+    batch.family = family.number();
     let name = |table: &mut Attributes<'_>| table.text(a::TABLE_NAME, TABLE);
     // What does not exist cannot be removed.
     batch.request(libc::NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, name);
@@ -112,7 +121,17 @@ fn batch(family: Family, blocked: &[Prefix]) -> Batch {
     batch.request(libc::NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, name);
     batch.request(libc::NFT_MSG_NEWCHAIN, libc::NLM_F_CREATE, |chain| {
         chain.text(a::CHAIN_TABLE, TABLE);
-        chain.text(a::CHAIN_NAME, CHAIN);
+        chain.text(a::CHAIN_NAME, REFUSE);
+    });
+    rule(batch, REFUSE, |rule| {
+        rule.meta(libc::NFT_META_L4PROTO);
+        rule.compare(libc::NFT_CMP_EQ, &[libc::IPPROTO_TCP as u8]);
+        rule.refuse(libc::NFT_REJECT_TCP_RST, 0);
+    });
+    rule(batch, REFUSE, |rule| rule.refuse(libc::NFT_REJECT_ICMP_UNREACH, family.code()));
+    batch.request(libc::NFT_MSG_NEWCHAIN, libc::NLM_F_CREATE, |chain| {
+        chain.text(a::CHAIN_TABLE, TABLE);
+        chain.text(a::CHAIN_NAME, OUTPUT);
         chain.text(a::CHAIN_TYPE, "filter");
         chain.nest(a::CHAIN_HOOK, |hook| {
             hook.number(a::HOOK_NUMBER, libc::NF_INET_LOCAL_OUT);
@@ -120,13 +139,13 @@ fn batch(family: Family, blocked: &[Prefix]) -> Batch {
         });
     });
     // Whatever has this way out is in this namespace, under whatever address.
-    rule(&mut batch, |rule| {
+    rule(batch, OUTPUT, |rule| {
         rule.meta(libc::NFT_META_OIF);
         rule.compare(libc::NFT_CMP_EQ, &LOOPBACK.to_ne_bytes());
         rule.accept();
     });
     if family == Family::V6 {
-        rule(&mut batch, |rule| {
+        rule(batch, OUTPUT, |rule| {
             rule.meta(libc::NFT_META_L4PROTO);
             rule.compare(libc::NFT_CMP_EQ, &[libc::IPPROTO_ICMPV6 as u8]);
             rule.payload(libc::NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1);
@@ -136,21 +155,20 @@ fn batch(family: Family, blocked: &[Prefix]) -> Batch {
     }
     for prefix in blocked.iter().filter(|prefix| family.has(prefix)) {
         let address = prefix.bytes();
-        rule(&mut batch, |rule| {
+        rule(batch, OUTPUT, |rule| {
             rule.payload(libc::NFT_PAYLOAD_NETWORK_HEADER, family.destination(), address.len() as c_int);
             rule.mask(&prefix.mask());
             rule.compare(libc::NFT_CMP_EQ, &address);
-            rule.refuse(family.code());
+            rule.go_to(REFUSE);
         });
     }
-    batch
 }
 
-/// Adds a rule behind the others.
-fn rule(batch: &mut Batch, fill: impl FnOnce(&mut Rule<'_, '_>)) {
+/// Adds a rule behind the others of a chain.
+fn rule(batch: &mut Batch, chain: &str, fill: impl FnOnce(&mut Rule<'_, '_>)) {
     batch.request(libc::NFT_MSG_NEWRULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND, |rule| {
         rule.text(a::RULE_TABLE, TABLE);
-        rule.text(a::RULE_CHAIN, CHAIN);
+        rule.text(a::RULE_CHAIN, chain);
         rule.nest(a::RULE_EXPRESSIONS, |list| fill(&mut Rule(list)));
     });
 }
@@ -206,18 +224,28 @@ impl Rule<'_, '_> {
 
     /// Lets the packet pass.
     fn accept(&mut self) {
-        self.expression("immediate", |immediate| {
-            immediate.number(a::IMMEDIATE_REGISTER, libc::NFT_REG_VERDICT);
-            immediate.nest(a::IMMEDIATE_DATA, |data| {
-                data.nest(a::DATA_VERDICT, |verdict| verdict.number(a::VERDICT_CODE, libc::NF_ACCEPT));
-            });
+        self.verdict(|verdict| verdict.number(a::VERDICT_CODE, libc::NF_ACCEPT));
+    }
+
+    /// Hands the packet over to another chain.
+    fn go_to(&mut self, chain: &str) {
+        self.verdict(|verdict| {
+            verdict.number(a::VERDICT_CODE, libc::NFT_GOTO);
+            verdict.text(a::VERDICT_CHAIN, chain);
         });
     }
 
-    /// Refuses the packet with an answer.
-    fn refuse(&mut self, code: u8) {
+    fn verdict(&mut self, fill: impl FnOnce(&mut Attributes<'_>)) {
+        self.expression("immediate", |immediate| {
+            immediate.number(a::IMMEDIATE_REGISTER, libc::NFT_REG_VERDICT);
+            immediate.nest(a::IMMEDIATE_DATA, |data| data.nest(a::DATA_VERDICT, fill));
+        });
+    }
+
+    /// Refuses the packet with an answer of this type and code.
+    fn refuse(&mut self, kind: c_int, code: u8) {
         self.expression("reject", |reject| {
-            reject.number(a::REJECT_TYPE, libc::NFT_REJECT_ICMP_UNREACH);
+            reject.number(a::REJECT_TYPE, kind);
             reject.bytes(a::REJECT_CODE, &[code]);
         });
     }

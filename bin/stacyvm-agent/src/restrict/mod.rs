@@ -1,12 +1,12 @@
-//! `stacyvm-agent restrict-network [PREFIX…]`: leaves this network namespace nothing but the internet.
+//! `--restrict-network`: leaves this network namespace nothing but the internet.
 //!
 //! A packet filter on what the namespace sends refuses private, link-local, metadata and multicast addresses, the subnets
 //! and routers that its interfaces are on, and the prefixes that were named. Routes could not do this: a process without
 //! any privilege may bind its socket to an interface, and the kernel then takes a destination that has no route, or an
 //! unreachable one, for a neighbour on that link. The filter sees every packet behind all of that.
 //!
-//! It is set by a program with privileges before anything untrusted runs, in one transaction that also replaces an earlier
-//! one, and tried out before this says that it holds. To change it takes `CAP_NET_ADMIN`, which nothing in a sandbox has.
+//! It is set before there is a way into the sandbox, each time the agent starts, and tried out before that goes on. To change
+//! it takes `CAP_NET_ADMIN`, which the agent gives up, for itself and for good, right behind.
 
 mod filter;
 mod netlink;
@@ -14,10 +14,9 @@ mod onlink;
 mod prefix;
 mod probe;
 
-use crate::confine;
 use filter::Family;
 use prefix::Prefix;
-use std::{ffi::OsString, fs, io};
+use std::{fs, io};
 
 /// Never reachable, wherever the sandbox is. IPv4: this host, private, shared, loopback, link-local with the metadata
 /// services, protocol assignments, benchmarks, multicast, reserved with broadcast. IPv6: loopback and compatible addresses,
@@ -48,9 +47,8 @@ const BLOCKED: [&str; 20] = [
 /// Sets the filter and sees that it holds.
 ///
 /// # Errors
-/// What is wrong with an argument, or why the namespace is not restricted.
-pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), String> {
-    confine::hide().map_err(|error| format!("cannot hide from the sandbox's processes: {error}"))?;
+/// What is wrong with what was `named`, or why the namespace is not restricted.
+pub(crate) fn run<'a>(named: impl Iterator<Item = &'a str>) -> Result<(), String> {
     let read = |path: &str| match fs::read_to_string(path) {
         // As where there is no IPv6.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
@@ -60,24 +58,21 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> Result<(), Strin
     for text in BLOCKED {
         add(&mut blocked, text.parse()?);
     }
-    for text in arguments {
-        add(&mut blocked, text.to_string_lossy().parse()?);
+    for text in named {
+        add(&mut blocked, text.parse()?);
     }
     for found in onlink::v4(&read("/proc/net/route")?).chain(onlink::v6(&read("/proc/net/ipv6_route")?)) {
         add(&mut blocked, found);
     }
 
-    let said = |what: &'static str| {
-        move |error| {
-            format!("cannot set the packet filter for {what}: {error}; it takes nf_tables and CAP_NET_ADMIN")
-        }
+    let set = match filter::install(&[Family::V4, Family::V6], &blocked) {
+        // A kernel without IPv6 cannot filter it, and need not.
+        Err(_) if !onlink::has_v6(&read("/proc/net/if_inet6")?) => filter::install(&[Family::V4], &blocked),
+        result => result,
     };
-    filter::install(Family::V4, &blocked).map_err(said("IPv4"))?;
-    match filter::install(Family::V6, &blocked) {
-        // A kernel without IPv6 filters nothing of it, and need not where there is none.
-        Err(_) if !onlink::has_v6(&read("/proc/net/if_inet6")?) => {}
-        result => result.map_err(said("IPv6"))?,
-    }
+    set.map_err(|error| {
+        format!("cannot set the packet filter: {error}; it takes nf_tables in the kernel, and CAP_NET_ADMIN")
+    })?;
     for prefix in &blocked {
         let address = prefix.sample();
         if probe::leaves(address).map_err(|error| format!("cannot try {address}: {error}"))? {

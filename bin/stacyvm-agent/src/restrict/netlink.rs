@@ -22,15 +22,17 @@ const ANSWER: usize = 16 << 10;
 /// Requests to the packet filter that take effect together or not at all.
 pub(crate) struct Batch {
     bytes: Vec<u8>,
-    family: u8,
+    /// Address family of the tables that requests are about.
+    pub(crate) family: u8,
     /// Where the latest request begins, and its number.
     latest: usize,
     sequence: u32,
 }
 
 impl Batch {
-    /// An empty batch for tables of an address family.
-    pub(crate) fn new(family: u8) -> Self {
+    /// An empty batch.
+    pub(crate) fn new() -> Self {
+        let family = libc::NFPROTO_UNSPEC as u8;
         let mut batch = Self { bytes: Vec::new(), family, latest: 0, sequence: 0 };
         batch.edge(libc::NFNL_MSG_BATCH_BEGIN);
         batch
@@ -209,7 +211,8 @@ mod tests {
 
     #[test]
     fn a_batch_is_framed_and_its_last_request_acknowledged() {
-        let mut batch = Batch::new(libc::NFPROTO_IPV4 as u8);
+        let mut batch = Batch::new();
+        batch.family = libc::NFPROTO_IPV4 as u8;
         batch.request(libc::NFT_MSG_NEWTABLE, 0, |table| table.text(1, "abc"));
         batch.request(libc::NFT_MSG_DELTABLE, libc::NLM_F_CREATE, |table| table.number(2, 7));
         let bytes = batch.finish();
