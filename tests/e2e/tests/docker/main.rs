@@ -2,3 +2,5 @@
 
 mod conformance;
 mod host;
+mod network;
+mod outside;
