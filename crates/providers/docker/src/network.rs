@@ -1,11 +1,12 @@
 //! Networks: none, one of the daemon's that an operator named, or `internet`.
 //!
 //! `internet` is a bridge network of this installation on which sandboxes cannot reach each other, and in each sandbox a
-//! packet filter on what it sends, which refuses private, link-local, metadata and this host's addresses. The agent sets it
-//! before it can be reached, with a capability that it gives up right behind and that nothing else in the sandbox ever has:
-//! the filter holds while this server is down, with a remote daemon, and beside whatever rules the host has. (Routes that lead
-//! nowhere would not hold: a process may bind its socket to an interface, and reaches what is on the bridge without a route.)
-//! The network has IPv6 only if the daemon is configured to give it, and the filter covers both.
+//! packet filter on what it sends, which refuses private, link-local, metadata and this host's addresses. The agent sets
+//! it before it can be reached, with a capability that it gives up right behind, that bridges give up once they are
+//! connected, and that no process of the sandbox ever has: the filter holds while this server is down, with a remote
+//! daemon, and beside whatever rules the host has. (Routes that lead nowhere would not hold: a process may bind its
+//! socket to an interface, and reaches what is on the bridge without a route.) The network has IPv6 only if the daemon is
+//! configured to give it, and the filter covers both.
 //!
 //! Names: the daemon's resolver answers within the sandbox at 127.0.0.11, which is loopback and stays open. It knows the
 //! sandboxes on the network by id and may give their addresses and, asked for an address, their ids; it passes other names
