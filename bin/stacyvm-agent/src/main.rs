@@ -1,7 +1,8 @@
 //! PID 1 of every sandbox: processes, files, output logs.
 //!
-//! Order of the start, which is what keeps the rest safe: privileges are dropped, signals blocked and the zygote forked
-//! while there is one thread and next to no memory; only then does the runtime begin.
+//! Order of the start, which is what keeps the rest safe: the network is restricted before there is a way in; privileges are
+//! dropped, signals blocked and the zygote forked while there is one thread and next to no memory; only then does the
+//! runtime begin.
 
 mod args;
 mod bridge;
@@ -12,6 +13,7 @@ mod files;
 mod killtree;
 mod process;
 mod reaper;
+mod restrict;
 mod serve;
 mod signals;
 mod supervisor;
@@ -40,10 +42,22 @@ const FILE_IDLE: Duration = Duration::from_secs(2);
 fn main() -> ExitCode {
     match start() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            log(&error);
-            ExitCode::FAILURE
+        Err(failure) => {
+            log(&failure.words);
+            ExitCode::from(failure.code)
         }
+    }
+}
+
+/// Why this program ends, for people and for the runtime.
+struct Failure {
+    words: String,
+    code: u8,
+}
+
+impl<T: Into<String>> From<T> for Failure {
+    fn from(words: T) -> Self {
+        Self { words: words.into(), code: 1 }
     }
 }
 
@@ -53,13 +67,18 @@ fn log(message: &str) {
     let _ = writeln!(std::io::stderr(), "stacyvm-agent: {message}");
 }
 
-fn start() -> Result<(), String> {
+fn start() -> Result<(), Failure> {
     let said = |what: &'static str| move |error: rustix::io::Errno| format!("{what}: {error}");
     let mut arguments = std::env::args_os().skip(1).peekable();
     if arguments.next_if(|word| word == "bridge").is_some() {
-        return bridge::run(&arguments.next().ok_or("bridge needs the path of a socket")?);
+        return Ok(bridge::run(&arguments.next().ok_or("bridge needs the path of a socket")?)?);
     }
     let mut config = Config::parse(arguments)?;
+    if config.restrict_network {
+        let blocked = std::env::var(stacyvm_guest::start::BLOCKED_VARIABLE).unwrap_or_default();
+        restrict::run(blocked.split_whitespace())
+            .map_err(|words| Failure { words, code: stacyvm_guest::start::UNRESTRICTED })?;
+    }
     let listener = match &config.listen {
         Listen::Fd(number) => confine::inherit(*number).map_err(said("--listen-fd"))?,
         Listen::Path(path) => serve::accept::listen(path)
@@ -98,7 +117,7 @@ fn start() -> Result<(), String> {
     let result = runtime.block_on(serve(config, listener, memory_events, zygote));
     // Threads may be in the middle of file work; nothing waits for them.
     runtime.shutdown_background();
-    result.map_err(|error| error.to_string())
+    Ok(result.map_err(|error| error.to_string())?)
 }
 
 /// Serves until told to end.

@@ -13,5 +13,6 @@ mod first_process;
 mod harness;
 mod output;
 mod processes;
+mod restrict;
 mod stdin;
 mod trees;

@@ -61,6 +61,8 @@ pub(crate) struct Inner {
     pub(crate) daemon: Arc<Daemon>,
     pub(crate) pulls: Pulls,
     pub(crate) volume: AgentVolume,
+    /// Of those that may make the network of this installation.
+    pub(crate) network_turn: tokio::sync::Mutex<()>,
     watch: Arc<Watch>,
     locks: Locks,
     /// Creates under way, to be given up when a destroy comes.
@@ -87,6 +89,7 @@ impl DockerProvider {
         let inner = Arc::new(Inner {
             pulls: Pulls::new(notices.clone(), config.auth_file.clone(), config.platform.clone()),
             volume: AgentVolume::new(&config.installation_id, config.agent),
+            network_turn: tokio::sync::Mutex::default(),
             watch: Arc::default(),
             locks: Locks::default(),
             making: Mutex::default(),
