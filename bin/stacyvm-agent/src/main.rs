@@ -28,7 +28,7 @@ use std::{
     io::Write,
     os::{fd::OwnedFd, unix::net::UnixListener},
     process::ExitCode,
-    sync::Arc,
+    sync::{Arc, Barrier},
     time::Duration,
 };
 
@@ -38,6 +38,8 @@ const FILE_THREADS: usize = 8;
 const FILE_STACK: usize = 256 << 10;
 /// How long an idle one stays.
 const FILE_IDLE: Duration = Duration::from_secs(2);
+/// Threads for file work in a container: they count among its processes, and must be there when no more can be made.
+const CONTAINER_FILE_THREADS: usize = 2;
 
 fn main() -> ExitCode {
     match start() {
@@ -107,13 +109,23 @@ fn start() -> Result<(), Failure> {
     let zygote = zygote::fork().map_err(said("cannot fork"))?;
     raise_open_files();
 
+    let (threads, idle) =
+        if config.container { (CONTAINER_FILE_THREADS, Duration::MAX) } else { (FILE_THREADS, FILE_IDLE) };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(FILE_THREADS)
+        .max_blocking_threads(threads)
         .thread_stack_size(FILE_STACK)
-        .thread_keep_alive(FILE_IDLE)
+        .thread_keep_alive(idle)
         .build()
         .map_err(|error| format!("cannot start: {error}"))?;
+    if config.container {
+        // Each waits for the others, so that all are made.
+        let all = Arc::new(Barrier::new(threads));
+        for _ in 0..threads {
+            let all = Arc::clone(&all);
+            runtime.spawn_blocking(move || all.wait());
+        }
+    }
     let result = runtime.block_on(serve(config, listener, memory_events, zygote));
     // Threads may be in the middle of file work; nothing waits for them.
     runtime.shutdown_background();
