@@ -37,9 +37,11 @@ pub(crate) const IMAGE: &str = "stacyvm.image";
 /// All that the agent needs: change users, signal their processes, work on their files; and once, at its start, give up
 /// every other one for good.
 const CAPABILITIES: [&str; 7] = ["SETUID", "SETGID", "KILL", "CHOWN", "DAC_OVERRIDE", "FOWNER", "SETPCAP"];
-/// Processes and threads of ours in a container: the agent and two threads of its, the zygote, two bridges of two threads.
-/// They are added to the limit, so that a sandbox gets as many as it asked for.
-const OURS: i64 = 8;
+/// Processes and threads of ours in a container: the agent and two threads of its, the zygote. They are added to the limit,
+/// so that a sandbox gets as many as it asked for.
+const OURS: i64 = 4;
+/// Two bridges of two threads, where there is no shorter way to the agent.
+const BRIDGES: i64 = 4;
 /// Port that old reverse proxy set-ups preview.
 const PREVIEW_PORT: u16 = 3000;
 
@@ -52,6 +54,8 @@ pub(crate) struct Blueprint<'a> {
     pub(crate) family: Family,
     /// Root of the sandbox is nobody elsewhere.
     pub(crate) root_user: bool,
+    /// Its agent is reached over bridges.
+    pub(crate) bridged: bool,
     /// Name of the network, as the daemon knows it.
     pub(crate) network: String,
     /// Sandbox user that the image names.
@@ -143,7 +147,7 @@ impl Blueprint<'_> {
             // The same for both: no swap on top.
             memory_swap: (memory > 0).then_some(memory),
             nano_cpus: Some(i64::from(self.spec.vcpus) * 1_000_000_000),
-            pids_limit: Some(pids_limit(self.config, self.spec, self.family)),
+            pids_limit: Some(pids_limit(self.config, self.spec, self.family, self.bridged)),
             cap_drop: Some(vec!["ALL".to_owned()]),
             cap_add: Some(CAPABILITIES.map(str::to_owned).to_vec()),
             security_opt: Some(security),
@@ -213,7 +217,7 @@ fn owned((key, value): (&str, &str)) -> (String, String) {
 
 /// Processes that a container may have, ours included; 0: no limit. A kernel of the sandbox's own does not count its
 /// processes in the host's cgroups, and a limit there would end that kernel.
-pub(crate) fn pids_limit(config: &DockerConfig, spec: &SandboxSpec, family: Family) -> i64 {
+pub(crate) fn pids_limit(config: &DockerConfig, spec: &SandboxSpec, family: Family, bridged: bool) -> i64 {
     let most = match (spec.pids, config.pids_limit) {
         (0, most) => most,
         (wanted, 0) => wanted,
@@ -222,7 +226,7 @@ pub(crate) fn pids_limit(config: &DockerConfig, spec: &SandboxSpec, family: Fami
     if !family.shares_kernel() || most == 0 {
         return 0;
     }
-    i64::from(most) + OURS
+    i64::from(most) + OURS + if bridged { BRIDGES } else { 0 }
 }
 
 /// The daemon's seccomp option: it takes the profile itself, not its path.
@@ -306,6 +310,7 @@ pub(crate) mod tests {
             runtime: "runc",
             family,
             root_user: false,
+            bridged: true,
             network: config.network.to_string(),
             user: (1000, 1000),
             agent_volume: Mount::default(),
@@ -352,9 +357,9 @@ pub(crate) mod tests {
     fn the_smaller_limit_of_processes_holds() {
         let limit = |asked, most| {
             let config = DockerConfig { pids_limit: most, ..config() };
-            pids_limit(&config, &SandboxSpec { pids: asked, ..spec() }, Family::Container)
+            pids_limit(&config, &SandboxSpec { pids: asked, ..spec() }, Family::Container, false)
         };
-        assert_eq!((limit(0, 256), limit(100, 256), limit(1000, 256), limit(0, 0)), (264, 108, 264, 0));
+        assert_eq!((limit(0, 256), limit(100, 256), limit(1000, 256), limit(0, 0)), (260, 104, 260, 0));
     }
 
     #[test]

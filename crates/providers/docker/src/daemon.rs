@@ -5,8 +5,14 @@
 
 use crate::failure::{failed, unreachable};
 use bollard::{ClientVersion, Docker};
+use rustix::process::geteuid;
 use stacyvm_provider::{Error, Result};
-use std::{env, path::Path, time::Duration};
+use std::{
+    env,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 use tokio::sync::OnceCell;
 
 /// Longest time for the head of an answer. Creates and removals of a busy daemon take their time.
@@ -23,6 +29,7 @@ const NEWEST: &ClientVersion = &ClientVersion { major_version: 1, minor_version:
 pub(crate) struct Daemon {
     address: String,
     client: OnceCell<Docker>,
+    short_way: AtomicBool,
 }
 
 impl Daemon {
@@ -33,7 +40,9 @@ impl Daemon {
             .or_else(|| env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty()))
             .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
         let address = if address.starts_with('/') { format!("unix://{address}") } else { address };
-        Self { address, client: OnceCell::new() }
+        // A guess, until a sandbox that was made upon it is reached otherwise.
+        let short_way = AtomicBool::new(address.starts_with("unix://") && geteuid().is_root());
+        Self { address, client: OnceCell::new(), short_way }
     }
 
     /// Where it is.
@@ -44,6 +53,16 @@ impl Daemon {
     /// Whether it is on this machine, as far as its address tells.
     pub(crate) fn is_here(&self) -> bool {
         self.address.starts_with("unix://")
+    }
+
+    /// Whether agents of containers that share our kernel and users are reached without a bridge.
+    pub(crate) fn has_short_way(&self) -> bool {
+        self.short_way.load(Ordering::Relaxed)
+    }
+
+    /// One was not: the processes of the daemon are not to be seen from here.
+    pub(crate) fn lose_short_way(&self) {
+        self.short_way.store(false, Ordering::Relaxed);
     }
 
     /// Whether it is worth a try.

@@ -201,7 +201,7 @@ impl Inner {
         }
         match self.look(id).await? {
             Seen::Running { pids_limit } => {
-                let guest = self.guest(id, pids_limit);
+                let guest = self.guest(id, pids_limit, false);
                 guest.ping().await?;
                 self.remember(id, Arc::clone(&guest));
                 Ok(guest)
