@@ -25,8 +25,10 @@ lint: setup ## formatting, clippy, dependency policy
 	$(CARGO) clippy --workspace --all-targets --features stacyvm-e2e/docker -- -D warnings
 	@scripts/check-dependencies.sh
 
-bench: build ## create, exec and file figures with ratios against other tools, in one run
-	@$(CARGO) run --quiet --release -p xtask -- bench --binary target/release/stacyvm
+bench: build ## figures with ratios against other tools, in one run; starts the test host, if it can, for those of containers
+	@if [ -z "$$STACYVM_TEST_DOCKER_HOST" ] && scripts/setup-test-host.sh up; then \
+	  set -a; eval "$$(scripts/setup-test-host.sh env)"; set +a; \
+	fi; $(CARGO) run --quiet --release -p xtask -- bench --binary target/release/stacyvm
 
 openapi: ## regenerate openapi/v1.json
 	$(CARGO) run --quiet -p xtask -- openapi

@@ -3,6 +3,8 @@
 //! Samples of the two sides alternate, so that a slow minute of the host hits both. The table gives medians, spread and
 //! ratios; `--json` the raw samples. Nothing here is a test: figures are for people to judge.
 
+mod docker;
+mod engine;
 mod rivals;
 mod samples;
 mod scenarios;

@@ -37,7 +37,8 @@ fn quiet(mut command: Command) -> Command {
     command
 }
 
-fn present(program: &str) -> bool {
+/// Whether a program of this name is here.
+pub(super) fn present(program: &str) -> bool {
     std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).exists()))
 }

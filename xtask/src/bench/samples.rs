@@ -47,6 +47,45 @@ pub(super) struct Comparison {
     pub(super) sides: Vec<Samples>,
     /// What could not be measured here, and why.
     pub(super) not_run: Vec<String>,
+    /// What is aimed at.
+    pub(super) goal: Option<Goal>,
+}
+
+/// How much better than another side ours is to be.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Goal {
+    /// The other side.
+    pub(super) side: String,
+    /// The least ratio.
+    pub(super) at_least: f64,
+}
+
+impl Goal {
+    /// Ours is to be at least this much better than that side.
+    pub(super) fn new(side: &str, at_least: f64) -> Self {
+        Self { side: side.to_owned(), at_least }
+    }
+}
+
+impl Comparison {
+    /// How much better ours is than that side.
+    fn ratio(&self, side: &Samples) -> f64 {
+        let ours = self.sides.first().map_or(f64::NAN, |ours| ours.quantile(0.5));
+        let median = side.quantile(0.5);
+        if self.more_is_better { ours / median } else { median / ours }
+    }
+
+    /// The line about the goal, if there is one. What was not measured is not reached.
+    fn verdict(&self) -> Option<String> {
+        let Goal { side, at_least } = self.goal.as_ref()?;
+        let ratio = self.sides.iter().skip(1).find(|other| other.side == *side).map(|side| self.ratio(side));
+        let verdict = match ratio {
+            Some(ratio) if ratio >= *at_least => "reached",
+            Some(_) => "missed",
+            None => "not measured",
+        };
+        Some(format!("goal: at least {at_least:.2} x against {side}: {verdict}"))
+    }
 }
 
 /// The report for people. A ratio above 1 means that we are better.
@@ -54,28 +93,29 @@ pub(super) fn table(report: &[Comparison]) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "{:<34} {:<26} {:>10} {:>10} {:>10} {:>5} {:>12}",
+        "{:<38} {:<26} {:>10} {:>10} {:>10} {:>5} {:>12}",
         "scenario", "side", "median", "p10", "p90", "n", "ours better"
     );
     for comparison in report {
-        let ours = comparison.sides.first().map_or(f64::NAN, |ours| ours.quantile(0.5));
+        let mut name = comparison.scenario.as_str();
         for (index, side) in comparison.sides.iter().enumerate() {
-            let median = side.quantile(0.5);
-            let ratio = if comparison.more_is_better { ours / median } else { median / ours };
             let _ = writeln!(
                 text,
-                "{:<34} {:<26} {:>10} {:>10.2} {:>10.2} {:>5} {:>12}",
-                if index == 0 { comparison.scenario.as_str() } else { "" },
+                "{:<38} {:<26} {:>10} {:>10.2} {:>10.2} {:>5} {:>12}",
+                std::mem::take(&mut name),
                 side.side,
-                format!("{median:.2} {}", comparison.unit),
+                format!("{:.2} {}", side.quantile(0.5), comparison.unit),
                 side.quantile(0.1),
                 side.quantile(0.9),
                 side.values.len(),
-                if index == 0 { String::new() } else { format!("{ratio:.2} x") },
+                if index == 0 { String::new() } else { format!("{:.2} x", comparison.ratio(side)) },
             );
         }
         for reason in &comparison.not_run {
-            let _ = writeln!(text, "{:<34} not run: {reason}", "");
+            let _ = writeln!(text, "{:<38} not run: {reason}", std::mem::take(&mut name));
+        }
+        if let Some(verdict) = comparison.verdict() {
+            let _ = writeln!(text, "{:<38} {verdict}", "");
         }
     }
     text
@@ -103,9 +143,16 @@ mod tests {
             more_is_better: false,
             sides: vec![side("stacyvm", 2.0), side("rival", 8.0)],
             not_run: vec!["docker: no daemon".into()],
+            goal: Some(Goal::new("rival", 5.0)),
         };
-        let table = table(&[comparison]);
-        assert!(table.contains("4.00 x"), "{table}");
-        assert!(table.contains("not run: docker: no daemon"), "{table}");
+        let text = |comparison: &Comparison| table(std::slice::from_ref(comparison));
+        let missed = text(&comparison);
+        assert!(missed.contains("4.00 x"), "{missed}");
+        assert!(missed.contains("not run: docker: no daemon"), "{missed}");
+        assert!(missed.contains("goal: at least 5.00 x against rival: missed"), "{missed}");
+        let reached = text(&Comparison { goal: Some(Goal::new("rival", 4.0)), ..comparison.clone() });
+        assert!(reached.contains("rival: reached"), "{reached}");
+        let unmeasured = text(&Comparison { sides: Vec::new(), ..comparison });
+        assert!(unmeasured.contains("exec") && unmeasured.contains("rival: not measured"), "{unmeasured}");
     }
 }

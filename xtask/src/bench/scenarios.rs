@@ -1,7 +1,7 @@
 //! What is measured.
 
 use super::{
-    rivals,
+    docker, rivals,
     samples::{Comparison, Samples},
     server::Server,
 };
@@ -30,27 +30,37 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "stream", run: |binary, n| Box::pin(stream_output(binary, n)) },
     Scenario { name: "burst", run: |binary, _| Box::pin(burst(binary)) },
     Scenario { name: "recovery", run: |binary, _| Box::pin(recovery(binary)) },
+    Scenario { name: "docker-exec", run: |binary, n| Box::pin(docker::exec(binary, n)) },
+    Scenario { name: "docker-create", run: |binary, n| Box::pin(docker::create(binary, n)) },
 ];
 
 const BULK: usize = 256 << 20;
 
-fn ms(start: Instant) -> f64 {
+/// Milliseconds since then.
+pub(super) fn ms(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e3
 }
 
-fn compare(scenario: &str, unit: &'static str, more_is_better: bool, sides: Vec<Samples>) -> Comparison {
+/// A comparison of the sides that have samples.
+pub(super) fn compare(
+    scenario: &str,
+    unit: &'static str,
+    more_is_better: bool,
+    sides: Vec<Samples>,
+) -> Comparison {
     let (sides, empty): (Vec<_>, Vec<_>) = sides.into_iter().partition(|side| !side.values.is_empty());
     let not_run = empty.into_iter().map(|side| format!("{}: not on this host", side.side)).collect();
-    Comparison { scenario: scenario.to_owned(), unit, more_is_better, sides, not_run }
+    Comparison { scenario: scenario.to_owned(), unit, more_is_better, sides, not_run, goal: None }
 }
 
 /// Time of a rival's command from start to end, if it is here.
-fn timed(command: Option<Command>, into: &mut Samples) -> Result<()> {
+pub(super) fn timed(command: Option<Command>, into: &mut Samples) -> Result<()> {
     if let Some(mut command) = command {
         let start = Instant::now();
         let output = command.output()?;
         into.values.push(ms(start));
-        ensure!(output.status.success(), "{command:?} failed");
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{command:?} failed: {error}");
     }
     Ok(())
 }

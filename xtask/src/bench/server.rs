@@ -2,22 +2,32 @@
 //! any client would see.
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::Path;
 
-/// A server with the native runtime, as quiet as it would be in production.
+/// A server that is as quiet as it would be in production.
 pub(super) struct Server(pub(super) stacyvm_testkit::Server);
 
 impl Server {
-    /// Starts it and waits until it is ready.
+    /// Starts one with the native runtime and waits until it is ready.
     pub(super) async fn start(binary: &Path) -> Result<Self> {
-        let environment = [("STACYVM_LOGGING_LEVEL", "warn"), ("STACYVM_PROVIDERS_DEFAULT", "native")];
+        Self::start_with(binary, &[("STACYVM_PROVIDERS_DEFAULT", "native")]).await
+    }
+
+    /// Starts one with these settings and waits until it is ready.
+    pub(super) async fn start_with(binary: &Path, settings: &[(&str, &str)]) -> Result<Self> {
+        let environment = [&[("STACYVM_LOGGING_LEVEL", "warn")], settings].concat();
         Ok(Self(stacyvm_testkit::Server::start_binary(binary, &environment).await?))
     }
 
     /// Creates a sandbox with the default limits on memory, processors and processes.
     pub(super) async fn create(&self) -> Result<String> {
-        let reply = self.0.post("/sandboxes", &json!({"image": "host", "ttl": "30m"})).await?;
+        self.create_from(&json!({"image": "host", "ttl": "30m"})).await
+    }
+
+    /// Creates the sandbox that this body asks for.
+    pub(super) async fn create_from(&self, body: &Value) -> Result<String> {
+        let reply = self.0.post("/sandboxes", body).await?;
         Ok(reply["id"].as_str().context("no id")?.to_owned())
     }
 

@@ -1,4 +1,5 @@
-//! A connection to the agent: an exec in the container whose standard streams carry it.
+//! A connection to the agent: an exec in the container whose standard streams carry it, or its socket, if that is within
+//! reach.
 //!
 //! A bridge is disposable. When its client goes, the daemon closes its stdin and it ends; when the daemon is killed, it
 //! ends by itself after a minute of silence, which is why idle connections are kept alive. A new connection is a new exec.
@@ -6,6 +7,7 @@
 use crate::{
     container::{AGENT, SOCKET},
     daemon::Daemon,
+    direct,
     failure::{failed, is_conflict, is_missing, words},
 };
 use async_trait::async_trait;
@@ -13,7 +15,8 @@ use bollard::{
     container::LogOutput,
     errors::Error as Docker,
     exec::{StartExecOptions, StartExecResults},
-    models::{ContainerUpdateBody, ExecConfig},
+    models::{ContainerStateStatusEnum, ContainerUpdateBody, ExecConfig},
+    query_parameters::InspectContainerOptions,
 };
 use bytes::{Buf, Bytes};
 use futures::{Stream, StreamExt};
@@ -25,7 +28,10 @@ use std::{
     sync::Arc,
     task::{Context, Poll, ready},
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::UnixStream,
+};
 
 /// Bytes taken from the daemon at once.
 const PIECE: usize = 64 << 10;
@@ -41,13 +47,25 @@ pub(crate) struct BridgeEndpoint {
     pub(crate) id: SandboxId,
     /// Processes that the container may have, 0 without a limit.
     pub(crate) pids_limit: i64,
+    /// It should be within reach without a bridge.
+    pub(crate) near: bool,
 }
 
 #[async_trait]
 impl AgentEndpoint for BridgeEndpoint {
     async fn dial(&self) -> Result<Box<dyn Duplex>> {
+        if self.daemon.has_short_way()
+            && let Some(stream) = self.short_way().await
+        {
+            return Ok(Box::new(stream));
+        }
         match self.exec().await {
-            Ok(bridge) => Ok(Box::new(bridge)),
+            Ok(bridge) => {
+                if self.near {
+                    self.daemon.lose_short_way();
+                }
+                Ok(Box::new(bridge))
+            }
             // A sandbox that is full of processes must still be reached, not least to end some of them.
             Err(error) if self.pids_limit > 0 && is_full(&error) => {
                 self.limit_processes(self.pids_limit + LENT).await?;
@@ -65,6 +83,14 @@ impl AgentEndpoint for BridgeEndpoint {
 }
 
 impl BridgeEndpoint {
+    /// A connection without a bridge, if the sandbox runs and is within reach.
+    async fn short_way(&self) -> Option<UnixStream> {
+        let client = self.daemon.client().await.ok()?;
+        let found = client.inspect_container(self.id.as_str(), None::<InspectContainerOptions>).await.ok()?;
+        let state = found.state.filter(|state| state.status == Some(ContainerStateStatusEnum::RUNNING))?;
+        direct::dial(state.pid?.try_into().ok().filter(|pid| *pid > 0)?).await
+    }
+
     async fn exec(&self) -> Result<Bridge, Docker> {
         let client =
             self.daemon.client().await.map_err(|error| Docker::IOError { err: io::Error::other(error) })?;

@@ -45,6 +45,8 @@ pub struct DockerConfig {
     pub platform: Option<String>,
     /// File with credentials of registries, in the form of `~/.docker/config.json`.
     pub auth_file: Option<PathBuf>,
+    /// Reach agents over bridges also where there is a shorter way: what is used on other machines can be tested on this.
+    pub bridges_only: bool,
     /// Domain of previews, for the labels that a reverse proxy reads; empty: no labels.
     pub preview_domain: String,
 }
@@ -72,6 +74,7 @@ impl DockerConfig {
             pull_policy: PullPolicy::Missing,
             platform: None,
             auth_file: None,
+            bridges_only: false,
             preview_domain: String::new(),
         }
     }

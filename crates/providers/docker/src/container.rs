@@ -43,9 +43,11 @@ pub(crate) const PIDS: &str = "stacyvm.pids";
 const CAPABILITIES: [&str; 7] = ["SETUID", "SETGID", "KILL", "CHOWN", "DAC_OVERRIDE", "FOWNER", "SETPCAP"];
 /// One more for the agent's start, where it has the network to restrict.
 const RESTRICTING: &str = "NET_ADMIN";
-/// Processes and threads of ours in a container: the agent and two threads of its, the zygote, two bridges of two threads.
-/// They are added to the limit, so that a sandbox gets as many as it asked for.
-const OURS: i64 = 8;
+/// Processes and threads of ours in a container: the agent and two threads of its, the zygote. They are added to the limit,
+/// so that a sandbox gets as many as it asked for.
+const OURS: i64 = 4;
+/// Two bridges of two threads, where there is no shorter way to the agent.
+const BRIDGES: i64 = 4;
 /// Port that old reverse proxy set-ups preview.
 const PREVIEW_PORT: u16 = 3000;
 
@@ -58,6 +60,8 @@ pub(crate) struct Blueprint<'a> {
     pub(crate) family: Family,
     /// Root of the sandbox is nobody elsewhere.
     pub(crate) root_user: bool,
+    /// Its agent is reached over bridges.
+    pub(crate) bridged: bool,
     /// Name or id of the network, as the daemon knows it.
     pub(crate) network: String,
     /// What the agent blocks on the network `internet`, which is restricted; `None` on others, which are not.
@@ -123,7 +127,7 @@ impl Blueprint<'_> {
             (INSTALLATION.to_owned(), self.config.installation_id.clone()),
             (SANDBOX.to_owned(), self.id.to_string()),
             (IMAGE.to_owned(), self.spec.image.clone()),
-            (PIDS.to_owned(), pids_limit(self.config, self.spec, self.family).to_string()),
+            (PIDS.to_owned(), pids_limit(self.config, self.spec, self.family, self.bridged).to_string()),
         ]);
         if !self.spec.metadata.is_empty()
             && let Ok(json) = serde_json::to_string(&self.spec.metadata)
@@ -157,7 +161,7 @@ impl Blueprint<'_> {
             // The same for both: no swap on top.
             memory_swap: (memory > 0).then_some(memory),
             nano_cpus: Some(i64::from(self.spec.vcpus) * 1_000_000_000),
-            pids_limit: Some(pids_limit(self.config, self.spec, self.family)),
+            pids_limit: Some(pids_limit(self.config, self.spec, self.family, self.bridged)),
             cap_drop: Some(vec!["ALL".to_owned()]),
             cap_add: Some(capabilities.map(str::to_owned).collect()),
             security_opt: Some(security),
@@ -227,7 +231,7 @@ fn owned((key, value): (&str, &str)) -> (String, String) {
 
 /// Processes that a container may have, ours included; 0: no limit. A kernel of the sandbox's own does not count its
 /// processes in the host's cgroups, and a limit there would end that kernel.
-pub(crate) fn pids_limit(config: &DockerConfig, spec: &SandboxSpec, family: Family) -> i64 {
+pub(crate) fn pids_limit(config: &DockerConfig, spec: &SandboxSpec, family: Family, bridged: bool) -> i64 {
     let most = match (spec.pids, config.pids_limit) {
         (0, most) => most,
         (wanted, 0) => wanted,
@@ -236,7 +240,7 @@ pub(crate) fn pids_limit(config: &DockerConfig, spec: &SandboxSpec, family: Fami
     if !family.shares_kernel() || most == 0 {
         return 0;
     }
-    i64::from(most) + OURS
+    i64::from(most) + OURS + if bridged { BRIDGES } else { 0 }
 }
 
 /// The daemon's seccomp option: it takes the profile itself, not its path.
@@ -299,6 +303,7 @@ pub(crate) mod tests {
             runtime: "runc",
             family,
             root_user: false,
+            bridged: true,
             network: config.network.to_string(),
             blocked: (config.network == Network::Internet).then(|| "203.0.113.7".to_owned()),
             user: (1000, 1000),
@@ -361,9 +366,9 @@ pub(crate) mod tests {
     fn the_smaller_limit_of_processes_holds() {
         let limit = |asked, most| {
             let config = DockerConfig { pids_limit: most, ..config() };
-            pids_limit(&config, &SandboxSpec { pids: asked, ..spec() }, Family::Container)
+            pids_limit(&config, &SandboxSpec { pids: asked, ..spec() }, Family::Container, false)
         };
-        assert_eq!((limit(0, 256), limit(100, 256), limit(1000, 256), limit(0, 0)), (264, 108, 264, 0));
+        assert_eq!((limit(0, 256), limit(100, 256), limit(1000, 256), limit(0, 0)), (260, 104, 260, 0));
     }
 
     #[test]

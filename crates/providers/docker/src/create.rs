@@ -71,8 +71,9 @@ impl Inner {
             }
         }
         wanted()?;
-        let guest =
-            self.guest(id, container::pids_limit(&self.config, spec, Family::of(runtime, Some(&info))));
+        let family = Family::of(runtime, Some(&info));
+        let bridged = self.is_bridged(family, &info);
+        let guest = self.guest(id, container::pids_limit(&self.config, spec, family, bridged), !bridged);
         tokio::select! {
             answered = self.await_answer(client, id, &guest) => answered?,
             () = unwanted.cancelled() => return Err(given_up()),
@@ -117,6 +118,7 @@ impl Inner {
             spec,
             runtime,
             family,
+            bridged: self.is_bridged(family, info),
             root_user: !family.shares_kernel() || runtime::remaps_users(info),
             network: network::resolve(client, &self.config, &self.network_turn).await?,
             blocked: (self.config.network == Network::Internet)
@@ -164,9 +166,14 @@ impl Inner {
         Ok(())
     }
 
-    /// A guest of the sandbox, not connected yet.
-    pub(crate) fn guest(&self, id: &SandboxId, pids_limit: i64) -> Arc<AgentGuest> {
-        let endpoint = BridgeEndpoint { daemon: Arc::clone(&self.daemon), id: id.clone(), pids_limit };
+    /// Whether bridges are to be expected in a sandbox that is made now.
+    fn is_bridged(&self, family: Family, info: &SystemInfo) -> bool {
+        !family.shares_kernel() || runtime::remaps_users(info) || !self.daemon.has_short_way()
+    }
+
+    /// A guest of the sandbox, not connected yet. `near`: it is expected to be reached without a bridge.
+    pub(crate) fn guest(&self, id: &SandboxId, pids_limit: i64, near: bool) -> Arc<AgentGuest> {
+        let endpoint = BridgeEndpoint { daemon: Arc::clone(&self.daemon), id: id.clone(), pids_limit, near };
         let identity = Identity {
             installation_id: self.config.installation_id.clone(),
             generation: self.config.generation,

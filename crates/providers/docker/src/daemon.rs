@@ -5,8 +5,14 @@
 
 use crate::failure::{failed, unreachable};
 use bollard::{ClientVersion, Docker};
+use rustix::process::geteuid;
 use stacyvm_provider::{Error, Result};
-use std::{env, path::Path, time::Duration};
+use std::{
+    env,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 use tokio::sync::OnceCell;
 
 /// Longest time for the head of an answer. Creates and removals of a busy daemon take their time.
@@ -23,17 +29,21 @@ const NEWEST: &ClientVersion = &ClientVersion { major_version: 1, minor_version:
 pub(crate) struct Daemon {
     address: String,
     client: OnceCell<Docker>,
+    short_way: AtomicBool,
 }
 
 impl Daemon {
     /// The daemon at `address`, or the one that `docker` would use.
-    pub(crate) fn new(address: Option<&str>) -> Self {
+    pub(crate) fn new(address: Option<&str>, bridges_only: bool) -> Self {
         let address = address.map(str::to_owned).filter(|address| !address.is_empty());
         let address = address
             .or_else(|| env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty()))
             .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
         let address = if address.starts_with('/') { format!("unix://{address}") } else { address };
-        Self { address, client: OnceCell::new() }
+        // A guess, until a sandbox that was made upon it is reached otherwise.
+        let short_way =
+            AtomicBool::new(!bridges_only && address.starts_with("unix://") && geteuid().is_root());
+        Self { address, client: OnceCell::new(), short_way }
     }
 
     /// Where it is.
@@ -44,6 +54,16 @@ impl Daemon {
     /// Whether it is on this machine, as far as its address tells.
     pub(crate) fn is_here(&self) -> bool {
         self.address.starts_with("unix://")
+    }
+
+    /// Whether agents of containers that share our kernel and users are reached without a bridge.
+    pub(crate) fn has_short_way(&self) -> bool {
+        self.short_way.load(Ordering::Relaxed)
+    }
+
+    /// One was not: the processes of the daemon are not to be seen from here.
+    pub(crate) fn lose_short_way(&self) {
+        self.short_way.store(false, Ordering::Relaxed);
     }
 
     /// Whether it is worth a try.
@@ -119,14 +139,14 @@ mod tests {
 
     #[test]
     fn a_path_is_a_socket() {
-        assert_eq!(Daemon::new(Some("/run/d.sock")).address(), "unix:///run/d.sock");
-        assert_eq!(Daemon::new(Some("tcp://10.0.0.1:2375")).address(), "tcp://10.0.0.1:2375");
+        assert_eq!(Daemon::new(Some("/run/d.sock"), false).address(), "unix:///run/d.sock");
+        assert_eq!(Daemon::new(Some("tcp://10.0.0.1:2375"), false).address(), "tcp://10.0.0.1:2375");
     }
 
     #[tokio::test]
     async fn a_daemon_that_is_not_there_is_unavailable_and_named() {
         for address in ["/nonexistent/d.sock", "ftp://x", "https://127.0.0.1:1", "tcp://127.0.0.1:1"] {
-            let error = Daemon::new(Some(address)).client().await.unwrap_err();
+            let error = Daemon::new(Some(address), false).client().await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{address}");
             assert!(error.message().contains("docker daemon"), "{error}");
         }

@@ -10,6 +10,7 @@ mod config;
 mod container;
 mod create;
 mod daemon;
+mod direct;
 mod failure;
 mod health;
 mod image;

@@ -77,14 +77,14 @@ pub(crate) struct Inner {
 impl DockerProvider {
     /// Whether there is a daemon to be expected: its socket exists, or its address is that of another machine.
     pub fn is_there(config: &DockerConfig) -> bool {
-        Daemon::new(config.daemon.as_deref()).may_be_there()
+        Daemon::new(config.daemon.as_deref(), config.bridges_only).may_be_there()
     }
 
     /// A provider for the daemon that `config` names. It need not be there yet; [`Provider::health`] says what is wrong.
     ///
     /// Waits at most five seconds for the daemon, to learn what its runtimes are.
     pub async fn start(config: DockerConfig) -> Self {
-        let daemon = Arc::new(Daemon::new(config.daemon.as_deref()));
+        let daemon = Arc::new(Daemon::new(config.daemon.as_deref(), config.bridges_only));
         let (notices, heard) = broadcast::channel(NOTICES);
         let inner = Arc::new(Inner {
             pulls: Pulls::new(notices.clone(), config.auth_file.clone(), config.platform.clone()),
@@ -207,7 +207,7 @@ impl Inner {
         }
         match self.look(id).await? {
             Seen::Running { pids_limit } => {
-                let guest = self.guest(id, pids_limit);
+                let guest = self.guest(id, pids_limit, false);
                 guest.ping().await?;
                 self.remember(id, Arc::clone(&guest));
                 Ok(guest)

@@ -3,10 +3,11 @@
 use crate::host;
 use anyhow::Result;
 use stacyvm_conformance::Options;
+use stacyvm_provider_docker::DockerConfig;
 use std::sync::Arc;
 
-async fn leaves_nothing(name: &str, runtime: &str, options: Options) -> Result<()> {
-    let (provider, installation) = host::provider(host::config(runtime)?).await;
+async fn leaves_nothing(name: &str, config: DockerConfig, options: Options) -> Result<()> {
+    let (provider, installation) = host::provider(config).await;
     stacyvm_e2e::conforms(name, Arc::new(provider), options).await?;
     host::assert_nothing_left(&installation)
 }
@@ -23,17 +24,18 @@ fn options() -> Options {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn runc() -> Result<()> {
-    leaves_nothing("docker-runc", "runc", options()).await
+    leaves_nothing("docker-runc", host::config("runc")?, options()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn gvisor() -> Result<()> {
     let options = Options { host_processes: false, patience: 4, ..options() };
-    leaves_nothing("docker-runsc", "runsc", options).await
+    leaves_nothing("docker-runsc", host::config("runsc")?, options).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_with_nothing_in_it() -> Result<()> {
+async fn an_image_with_nothing_in_it_over_bridges() -> Result<()> {
     let options = Options { image: "stacyvm-test/distroless:latest".to_owned(), ..options() };
-    leaves_nothing("docker-distroless", "runc", options).await
+    leaves_nothing("docker-distroless", DockerConfig { bridges_only: true, ..host::config("runc")? }, options)
+        .await
 }

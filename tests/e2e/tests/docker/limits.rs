@@ -3,7 +3,9 @@
 use crate::host;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use std::time::Duration;
+use stacyvm_provider::{ErrorKind, ProcessSpec, Provider, SandboxId, SandboxSpec, Signal};
+use stacyvm_provider_docker::{DockerConfig, DockerProvider};
+use std::{collections::BTreeMap, time::Duration};
 
 /// Takes memory in awk until it may have no more.
 const HOG: &str = "awk 'BEGIN { s = \"x\"; while (1) s = s s }'";
@@ -66,9 +68,53 @@ async fn processes_are_limited_and_a_full_sandbox_is_still_reached() -> Result<(
     host.server.restart().await?;
     host.until("it is back", |states| states == [(id.clone(), "running".to_owned())]).await?;
     let limit = host::docker(&["inspect", "--format", "{{.HostConfig.PidsLimit}}", &id])?;
-    ensure!(limit == "32", "the limit stays raised: {limit}");
+    ensure!(limit == "28", "the limit stays raised: {limit}");
     let signal = json!({"signal": "SIGKILL", "tree": true});
     host.server.post(&format!("/sandboxes/{id}/processes/{bomb}/signal"), &signal).await?;
     ensure!(host.sandbox(&id)?.stdout("echo alive").await? == "alive\n");
     host::finish(host).await
+}
+
+/// A new control plane's bridge is a process of the full sandbox, which has room for none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_sandbox_lends_room_to_a_bridge() -> Result<()> {
+    let config = DockerConfig { bridges_only: true, ..host::config("runc")? };
+    let (first, installation) = host::provider(config.clone()).await;
+    let id: SandboxId = format!("sb-{:08x}", rand::random::<u32>()).parse()?;
+    let spec = SandboxSpec {
+        image: host::IMAGE.to_owned(),
+        memory_mb: 128,
+        vcpus: 0,
+        pids: 24,
+        ephemeral: false,
+        runtime: None,
+        metadata: BTreeMap::new(),
+    };
+    first.create(&id, &spec).await?;
+    let process = |id: &str, script: &str| ProcessSpec {
+        id: id.to_owned(),
+        argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
+        ..ProcessSpec::default()
+    };
+    let guest = first.connect(&id).await?;
+    guest.start(&process("bomb", "while :; do sleep 600 & done")).await?;
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match guest.start(&process(&format!("more-{tries}"), "sleep 600")).await {
+            Err(error) if error.kind() == ErrorKind::ResourceLimit => break,
+            outcome => ensure!(std::time::Instant::now() < deadline, "never full: {outcome:?}"),
+        }
+    }
+    let limit = || host::docker(&["inspect", "--format", "{{.HostConfig.PidsLimit}}", id.as_str()]);
+    let before = limit()?;
+    drop((guest, first));
+    let second = DockerProvider::start(DockerConfig { generation: 2, ..config }).await;
+    let guest = second.connect(&id).await?;
+    guest.ping().await?;
+    ensure!(limit()? == before, "the limit was {before} and is {}", limit()?);
+    guest.signal("bomb", Signal::KILL, true).await?;
+    second.destroy(&id).await?;
+    host::assert_nothing_left(&installation)
 }
