@@ -6,7 +6,8 @@
 //! then `works` means that it would be permitted. Files are made in a directory of their own in DIRECTORY (`/tmp`), as
 //! some answers depend on the filesystem.
 //!
-//! Lines of `#key TAB value` come first, then `name TAB outcome TAB detail` for each. Outcomes: `works`; `refused`, a
+//! Lines of `#key TAB value` come first, then `name TAB outcome TAB detail` for each, and `#end` when all were tried.
+//! Outcomes: `works`; `refused`, a
 //! policy said no; `absent`, this kernel does not have it; `differs`, it answers, but not as Linux does; `failed`.
 
 mod attempt;
@@ -74,11 +75,14 @@ fn report() -> Result {
     };
     say(format!("#release\t{release}\n#version\t{version}\n#gvisor\t{gvisor}\n#seccomp\t{seccomp}\n")
         .as_bytes())?;
+    let mut count = 0;
     for (name, attempt) in TABLES.into_iter().flatten() {
+        count += 1;
         let verdict = attempt::run(*attempt);
         let (outcome, detail) = attempt::words(&verdict);
         say(format!("{name}\t{outcome}\t{detail}\n").as_bytes())?;
     }
+    say(format!("#end\t{count}\n").as_bytes())?;
     Ok(0)
 }
 
