@@ -6,8 +6,12 @@ pub mod faults;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use stacyvm_testkit::{LeakCheck, Server};
-use std::time::{Duration, Instant};
+use stacyvm_testkit::{LeakCheck, Server, binary};
+use std::{
+    collections::BTreeMap,
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
 
 /// Keeps the report of a conformance run for the summary at the end of `make test`.
 ///
@@ -17,6 +21,44 @@ pub fn keep_report(name: &str, report: &stacyvm_conformance::Report) -> Result<(
     let Some(directory) = std::env::var_os("STACYVM_TEST_REPORT") else { return Ok(()) };
     let path = std::path::Path::new(&directory).join(format!("{name}.json"));
     std::fs::write(&path, serde_json::to_vec_pretty(report)?).with_context(|| path.display().to_string())
+}
+
+/// What reaches beyond a sandbox, by the names that the probe has for it.
+const BEYOND: [&str; 12] = [
+    "mount",
+    "pivot_root",
+    "fsopen",
+    "setns",
+    "bpf",
+    "kexec_load",
+    "init_module",
+    "delete_module",
+    "open_by_handle_at",
+    "clock_settime",
+    "settimeofday",
+    "reboot",
+];
+
+/// Outcomes by name, of what `stacyvm probe --json` prints.
+///
+/// # Errors
+/// When it is another JSON.
+pub fn findings(report: &Value) -> Result<BTreeMap<String, String>> {
+    let entries = report["entries"].as_array().context("no entries")?;
+    let text = |value: &Value| value.as_str().map(str::to_owned).context("no text");
+    entries.iter().map(|entry| Ok((text(&entry["name"])?, text(&entry["outcome"])?))).collect()
+}
+
+/// Demands that nothing works which reaches beyond a sandbox.
+///
+/// # Errors
+/// When something does, or was not tried.
+pub fn refuses_what_reaches_beyond(findings: &BTreeMap<String, String>) -> Result<()> {
+    for name in BEYOND {
+        let outcome = findings.get(name).with_context(|| format!("{name} was not tried"))?;
+        ensure!(["refused", "absent"].contains(&&**outcome), "{name}: {outcome}");
+    }
+    Ok(())
 }
 
 /// A server under test that checks, when it is finished with, that nothing of it is left on the host.
@@ -85,6 +127,18 @@ impl Host {
             ensure!(Instant::now() < deadline, "waited in vain until {what}: {states:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// `stacyvm` as a client of this server, with nothing else of this environment.
+    pub fn cli_command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(binary()?);
+        command.env_clear().args(["--server", &self.server.base_url()]).args(arguments).stdin(Stdio::null());
+        Ok(command)
+    }
+
+    /// Runs it to its end.
+    pub fn cli(&self, arguments: &[&str]) -> Result<Output> {
+        Ok(self.cli_command(arguments)?.output()?)
     }
 
     /// Destroys what is left, stops the server and checks that the host is as it was.

@@ -8,6 +8,7 @@ mod hardening;
 mod host;
 mod images;
 mod limits;
+mod probe;
 mod row;
 mod runtimes;
 mod server_restarts;

@@ -21,8 +21,6 @@ use std::time::Duration;
 const PROGRAM: &str = "/workspace/.stacyvm-probe";
 /// Where it may make files: what a filesystem can do is asked where workloads keep theirs.
 const DIRECTORY: &str = "/workspace";
-/// Far longer than it takes, even where every attempt hangs until it is given up.
-const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// Try system calls and features in a sandbox of its own and list what does not work there
 ///
@@ -87,7 +85,8 @@ impl Probe {
             command: PROGRAM.to_owned(),
             args: vec!["syscalls".to_owned(), DIRECTORY.to_owned()],
             mode: ExecMode::Argv,
-            timeout: Some(WireDuration::from(PATIENCE)),
+            // As long as the server allows: it ends by itself, even where every attempt hangs until it is given up.
+            timeout: Some(WireDuration::from(Duration::ZERO)),
             ..ExecRequest::default()
         };
         let answer = client.exec(&sandbox.id, &request).await?;
