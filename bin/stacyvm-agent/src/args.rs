@@ -31,6 +31,8 @@ pub(crate) struct Config {
     /// The runtime gives nothing but an image: what a sandbox needs is made in it, and its environment is that of
     /// processes.
     pub(crate) container: bool,
+    /// The network is restricted to the internet before anybody is served.
+    pub(crate) restrict_network: bool,
     /// Environment of processes beside the agent's own words, from the image.
     pub(crate) environment: Vec<(String, String)>,
 }
@@ -64,6 +66,7 @@ impl Config {
             memory_events_fd: None,
             root_user: false,
             container: false,
+            restrict_network: false,
             environment: Vec::new(),
         };
         let mut args = args.into_iter();
@@ -72,6 +75,7 @@ impl Config {
             match name.as_str() {
                 "--root-user" => config.root_user = true,
                 "--container" => config.container = true,
+                "--restrict-network" => config.restrict_network = true,
                 _ => {
                     let value = args.next().ok_or_else(|| format!("{name} needs a value"))?;
                     config.set(&name, value, &mut listen)?;
@@ -140,9 +144,10 @@ mod tests {
 
     #[test]
     fn a_container_names_its_socket() {
-        let config = parse("--listen /run/a.sock --container --sandbox sb-1 --installation i").unwrap();
+        let line = "--listen /run/a.sock --container --restrict-network --sandbox sb-1 --installation i";
+        let config = parse(line).unwrap();
         assert_eq!(config.listen, Listen::Path(PathBuf::from("/run/a.sock")));
-        assert!(config.container && !config.root_user);
+        assert!(config.container && config.restrict_network && !config.root_user);
     }
 
     #[test]

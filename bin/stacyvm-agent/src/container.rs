@@ -13,8 +13,18 @@ use std::{
     path::Path,
 };
 
-/// Variables that speak of the agent's own process and not of the image.
-const OWN: [&str; 8] = ["HOME", "HOSTNAME", "USER", "LOGNAME", "PWD", "SHLVL", "OLDPWD", "_"];
+/// Variables that speak of or to the agent's own process and are not the image's.
+const OWN: [&str; 9] = [
+    "HOME",
+    "HOSTNAME",
+    "USER",
+    "LOGNAME",
+    "PWD",
+    "SHLVL",
+    "OLDPWD",
+    "_",
+    stacyvm_guest::start::BLOCKED_VARIABLE,
+];
 
 /// The variables of `environment` that an image gives to its processes. Those that are not text are left out.
 pub(crate) fn image_environment(
@@ -87,7 +97,13 @@ mod tests {
 
     #[test]
     fn the_image_speaks_for_itself_only() {
-        let pairs = [("PATH", "/opt/bin"), ("HOME", "/root"), ("HOSTNAME", "x"), ("LANG", "de_DE.UTF-8")];
+        let pairs = [
+            ("PATH", "/opt/bin"),
+            ("HOME", "/root"),
+            ("HOSTNAME", "x"),
+            (OWN[8], "10.0.0.1"),
+            ("LANG", "de_DE.UTF-8"),
+        ];
         let seen = image_environment(pairs.map(|(name, value)| (name.into(), value.into())));
         let expected = [("PATH", "/opt/bin"), ("LANG", "de_DE.UTF-8")];
         assert_eq!(seen, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));

@@ -1,7 +1,8 @@
 //! PID 1 of every sandbox: processes, files, output logs.
 //!
-//! Order of the start, which is what keeps the rest safe: privileges are dropped, signals blocked and the zygote forked
-//! while there is one thread and next to no memory; only then does the runtime begin.
+//! Order of the start, which is what keeps the rest safe: the network is restricted before there is a way in; privileges are
+//! dropped, signals blocked and the zygote forked while there is one thread and next to no memory; only then does the
+//! runtime begin.
 
 mod args;
 mod bridge;
@@ -12,6 +13,7 @@ mod files;
 mod killtree;
 mod process;
 mod reaper;
+mod restrict;
 mod serve;
 mod signals;
 mod supervisor;
@@ -26,7 +28,7 @@ use std::{
     io::Write,
     os::{fd::OwnedFd, unix::net::UnixListener},
     process::ExitCode,
-    sync::Arc,
+    sync::{Arc, Barrier},
     time::Duration,
 };
 
@@ -36,14 +38,28 @@ const FILE_THREADS: usize = 8;
 const FILE_STACK: usize = 256 << 10;
 /// How long an idle one stays.
 const FILE_IDLE: Duration = Duration::from_secs(2);
+/// Threads for file work in a container: they count among its processes, and must be there when no more can be made.
+const CONTAINER_FILE_THREADS: usize = 2;
 
 fn main() -> ExitCode {
     match start() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            log(&error);
-            ExitCode::FAILURE
+        Err(failure) => {
+            log(&failure.words);
+            ExitCode::from(failure.code)
         }
+    }
+}
+
+/// Why this program ends, for people and for the runtime.
+struct Failure {
+    words: String,
+    code: u8,
+}
+
+impl<T: Into<String>> From<T> for Failure {
+    fn from(words: T) -> Self {
+        Self { words: words.into(), code: 1 }
     }
 }
 
@@ -53,13 +69,18 @@ fn log(message: &str) {
     let _ = writeln!(std::io::stderr(), "stacyvm-agent: {message}");
 }
 
-fn start() -> Result<(), String> {
+fn start() -> Result<(), Failure> {
     let said = |what: &'static str| move |error: rustix::io::Errno| format!("{what}: {error}");
     let mut arguments = std::env::args_os().skip(1).peekable();
     if arguments.next_if(|word| word == "bridge").is_some() {
-        return bridge::run(&arguments.next().ok_or("bridge needs the path of a socket")?);
+        return Ok(bridge::run(&arguments.next().ok_or("bridge needs the path of a socket")?)?);
     }
     let mut config = Config::parse(arguments)?;
+    if config.restrict_network {
+        let blocked = std::env::var(stacyvm_guest::start::BLOCKED_VARIABLE).unwrap_or_default();
+        restrict::run(blocked.split_whitespace())
+            .map_err(|words| Failure { words, code: stacyvm_guest::start::UNRESTRICTED })?;
+    }
     let listener = match &config.listen {
         Listen::Fd(number) => confine::inherit(*number).map_err(said("--listen-fd"))?,
         Listen::Path(path) => serve::accept::listen(path)
@@ -88,17 +109,27 @@ fn start() -> Result<(), String> {
     let zygote = zygote::fork().map_err(said("cannot fork"))?;
     raise_open_files();
 
+    let (threads, idle) =
+        if config.container { (CONTAINER_FILE_THREADS, Duration::MAX) } else { (FILE_THREADS, FILE_IDLE) };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(FILE_THREADS)
+        .max_blocking_threads(threads)
         .thread_stack_size(FILE_STACK)
-        .thread_keep_alive(FILE_IDLE)
+        .thread_keep_alive(idle)
         .build()
         .map_err(|error| format!("cannot start: {error}"))?;
+    if config.container {
+        // Each waits for the others, so that all are made.
+        let all = Arc::new(Barrier::new(threads));
+        for _ in 0..threads {
+            let all = Arc::clone(&all);
+            runtime.spawn_blocking(move || all.wait());
+        }
+    }
     let result = runtime.block_on(serve(config, listener, memory_events, zygote));
     // Threads may be in the middle of file work; nothing waits for them.
     runtime.shutdown_background();
-    result.map_err(|error| error.to_string())
+    Ok(result.map_err(|error| error.to_string())?)
 }
 
 /// Serves until told to end.

@@ -2,7 +2,7 @@
 
 use crate::{
     failure::{Failure, Result, code},
-    output,
+    output, pulling,
     signals::Signals,
 };
 use stacyvm_client::{Client, CreateOptions, Error};
@@ -42,7 +42,8 @@ pub(crate) async fn with<T>(
 async fn create(request: &CreateSandbox, client: &Client, signals: &mut Signals) -> Result<Sandbox> {
     // With a key, asking again after a lost connection answers with the same sandbox.
     let options = CreateOptions { idempotency_key: Some(uuid::Uuid::new_v4().to_string()) };
-    let mut creating = std::pin::pin!(create_once(client, request, &options));
+    let creating = create_once(client, request, &options);
+    let mut creating = std::pin::pin!(pulling::shown(client, request.image.as_deref(), creating));
     let mut received = None;
     loop {
         tokio::select! {

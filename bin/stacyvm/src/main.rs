@@ -14,6 +14,7 @@ mod output;
 mod parse;
 mod process;
 mod providers;
+mod pulling;
 mod remote;
 mod result;
 mod scratch;

@@ -122,9 +122,6 @@ fn docker_config(
 ) -> DockerConfig {
     let docker = config.providers.docker.clone();
     DockerConfig {
-        installation_id: installation_id.to_owned(),
-        generation,
-        agent,
         daemon: docker.socket,
         runtime: docker.runtime,
         allowed_runtimes: docker.allowed_runtimes,
@@ -146,6 +143,7 @@ fn docker_config(
         platform: docker.platform,
         auth_file: docker.auth_file,
         preview_domain: config.server.preview_domain.clone(),
+        ..DockerConfig::new(installation_id, generation, agent)
     }
 }
 

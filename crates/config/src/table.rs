@@ -8,6 +8,7 @@ const U32: Kind = Kind::Int { min: 0, max: u32::MAX as i64 };
 const PORT: Kind = Kind::Int { min: 0, max: 65_535 };
 const OVERFLOW: Kind = Kind::Choice(&["reject", "queue"]);
 const KEY_BY: Kind = Kind::Choice(&["owner", "api_key", "ip"]);
+const ORPHANS: Kind = Kind::Choice(&["remove", "keep"]);
 const PULL: Kind = Kind::Choice(&["always", "missing", "never"]);
 const DRIVER: Kind = Kind::Choice(&["sqlite", "sqlite3", "postgres", "postgresql"]);
 const LEVEL: Kind = Kind::Choice(&["trace", "debug", "info", "warn", "error", "fatal", "panic", "disabled"]);
@@ -58,6 +59,7 @@ pub static KEYS: &[Key] = &[
     key("worker.rpc_tls.insecure_skip_verify", Bool, "false", None, "Accept any certificate."),
 
     key("providers.default", Text, "auto", Live, "Provider of sandboxes that name none; auto: the first healthy one of docker, native and mock that is enabled."),
+    key("providers.orphans", ORPHANS, "remove", Live, "What becomes of sandboxes of this installation that a runtime holds and the database does not know."),
     key("providers.native.enabled", Bool, "true", Live, "Sandboxes made of this host's namespaces and cgroups; needs Linux and root."),
     key("providers.native.image_dirs", List, "", Live, "Absolute directories; they and those below them may be named as images, and every file in them is read as root."),
     key("providers.mock.enabled", Bool, "false", Live, "Test provider: no isolation at all, commands run on the host."),

@@ -49,6 +49,8 @@ pub struct Server {
 pub struct Providers {
     /// Provider of sandboxes that name none, or `auto`.
     pub default: String,
+    /// Sandboxes that the database does not know are removed.
+    pub remove_orphans: bool,
     /// `native` is on.
     pub native: bool,
     /// Directories that may be images of `native`, with those below them.
@@ -204,6 +206,7 @@ impl Config {
             },
             providers: Providers {
                 default: settings.text("providers.default").to_owned(),
+                remove_orphans: settings.text("providers.orphans") == "remove",
                 native: settings.bool("providers.native.enabled"),
                 native_image_dirs: settings
                     .list("providers.native.image_dirs")

@@ -21,6 +21,15 @@ pub const VERSION_MAX: u32 = 1;
 /// Oldest protocol version that this build speaks.
 pub const VERSION_MIN: u32 = 1;
 
+/// What a runtime and the agent that it starts agree on beside connections.
+pub mod start {
+    /// Variable with the addresses and prefixes, separated by spaces, that `--restrict-network` blocks beside the usual.
+    /// Every process in a sandbox may read the agent's command line; its environment is hidden.
+    pub const BLOCKED_VARIABLE: &str = "STACYVM_BLOCKED_ADDRESSES";
+    /// Exit code of an agent that was to restrict its network and cannot.
+    pub const UNRESTRICTED: u8 = 77;
+}
+
 /// Limits that both halves keep, so that neither can be made to grow by the other.
 pub mod limits {
     /// Largest protobuf message on any connection, in bytes.

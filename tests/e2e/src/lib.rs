@@ -3,61 +3,33 @@
 
 pub mod counters;
 pub mod faults;
+pub mod probe;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use stacyvm_conformance::Options;
+use stacyvm_provider::Provider;
 use stacyvm_testkit::{LeakCheck, Server, binary};
 use std::{
-    collections::BTreeMap,
     process::{Command, Output, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-/// Keeps the report of a conformance run for the summary at the end of `make test`.
+/// Runs the conformance suite, shows its report, and keeps it under `name` for the summary at the end of `make test`.
 ///
 /// # Errors
-/// When it cannot be written.
-pub fn keep_report(name: &str, report: &stacyvm_conformance::Report) -> Result<()> {
-    let Some(directory) = std::env::var_os("STACYVM_TEST_REPORT") else { return Ok(()) };
-    let path = std::path::Path::new(&directory).join(format!("{name}.json"));
-    std::fs::write(&path, serde_json::to_vec_pretty(report)?).with_context(|| path.display().to_string())
-}
-
-/// What reaches beyond a sandbox, by the names that the probe has for it.
-const BEYOND: [&str; 12] = [
-    "mount",
-    "pivot_root",
-    "fsopen",
-    "setns",
-    "bpf",
-    "kexec_load",
-    "init_module",
-    "delete_module",
-    "open_by_handle_at",
-    "clock_settime",
-    "settimeofday",
-    "reboot",
-];
-
-/// Outcomes by name, of what `stacyvm probe --json` prints.
-///
-/// # Errors
-/// When it is another JSON.
-pub fn findings(report: &Value) -> Result<BTreeMap<String, String>> {
-    let entries = report["entries"].as_array().context("no entries")?;
-    let text = |value: &Value| value.as_str().map(str::to_owned).context("no text");
-    entries.iter().map(|entry| Ok((text(&entry["name"])?, text(&entry["outcome"])?))).collect()
-}
-
-/// Demands that nothing works which reaches beyond a sandbox.
-///
-/// # Errors
-/// When something does, or was not tried.
-pub fn refuses_what_reaches_beyond(findings: &BTreeMap<String, String>) -> Result<()> {
-    for name in BEYOND {
-        let outcome = findings.get(name).with_context(|| format!("{name} was not tried"))?;
-        ensure!(["refused", "absent"].contains(&&**outcome), "{name}: {outcome}");
+/// Names the promises that were broken.
+pub async fn conforms(name: &str, provider: Arc<dyn Provider>, options: Options) -> Result<()> {
+    let report = stacyvm_conformance::run(provider, options).await;
+    println!("{report}");
+    if let Some(directory) = std::env::var_os("STACYVM_TEST_REPORT") {
+        let path = std::path::Path::new(&directory).join(format!("{name}.json"));
+        std::fs::write(&path, serde_json::to_vec_pretty(&report)?)
+            .with_context(|| path.display().to_string())?;
     }
+    let (failures, left) = (report.failures(), &report.left_behind);
+    ensure!(report.is_success(), "{name} broke promises: {failures:?}, left: {left:?}");
     Ok(())
 }
 

@@ -1,24 +1,12 @@
 //! The conformance suite against every runtime of this host. Each report is kept for the summary at the end of a run.
 
-use anyhow::{Result, ensure};
-use stacyvm_conformance::{Options, run};
-use stacyvm_provider::{Provider, mock::MockProvider};
+use anyhow::Result;
+use stacyvm_conformance::Options;
+use stacyvm_e2e::conforms;
+use stacyvm_provider::mock::MockProvider;
 use stacyvm_provider_native::{NativeConfig, NativeProvider, SpawnerCommand};
 use stacyvm_testkit::{LeakCheck, binary};
 use std::sync::Arc;
-
-async fn conforms(name: &str, provider: Arc<dyn Provider>) -> Result<()> {
-    let report = run(provider, Options::default()).await;
-    println!("{report}");
-    stacyvm_e2e::keep_report(name, &report)?;
-    ensure!(
-        report.is_success(),
-        "{name} broke promises: {:?}, left: {:?}",
-        report.failures(),
-        report.left_behind
-    );
-    Ok(())
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn native() -> Result<()> {
@@ -33,7 +21,7 @@ async fn native() -> Result<()> {
         lock: None,
         image_dirs: Vec::new(),
     })?;
-    conforms("native", Arc::new(provider)).await?;
+    conforms("native", Arc::new(provider), Options::default()).await?;
     leaks.check().await
 }
 
@@ -41,6 +29,6 @@ async fn native() -> Result<()> {
 async fn mock() -> Result<()> {
     let leaks = LeakCheck::before();
     let provider = MockProvider::new("conformance", 1, stacyvm_guest_binaries::AGENT)?;
-    conforms("mock", Arc::new(provider)).await?;
+    conforms("mock", Arc::new(provider), Options::default()).await?;
     leaks.check().await
 }

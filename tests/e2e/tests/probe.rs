@@ -2,7 +2,10 @@
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
-use stacyvm_e2e::{Host, findings, refuses_what_reaches_beyond};
+use stacyvm_e2e::{
+    Host,
+    probe::{findings, refuses_what_reaches_beyond},
+};
 use std::{process::Stdio, time::Duration};
 
 #[tokio::test]

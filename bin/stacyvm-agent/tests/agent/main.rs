@@ -6,11 +6,13 @@
     reason = "a test that cannot go on says where"
 )]
 
+mod bridges;
 mod connections;
 mod files;
 mod first_process;
 mod harness;
 mod output;
 mod processes;
+mod restrict;
 mod stdin;
 mod trees;

@@ -1,6 +1,6 @@
 //! `stacyvm spawn`.
 
-use crate::{cli::Global, failure::Result, output, parse};
+use crate::{cli::Global, failure::Result, output, parse, pulling};
 use clap::Args;
 use stacyvm_client::CreateOptions;
 use stacyvm_types::{CreateSandbox, WireDuration};
@@ -53,7 +53,10 @@ impl Spawn {
             metadata: (!metadata.is_empty()).then_some(metadata),
             ..CreateSandbox::default()
         };
-        let sandbox = global.client()?.create(&request, &CreateOptions::default()).await?;
+        let client = global.client()?;
+        let options = CreateOptions::default();
+        let creating = client.create(&request, &options);
+        let sandbox = pulling::shown(&client, self.image.as_deref(), creating).await?;
         if global.json {
             return output::json(&sandbox);
         }

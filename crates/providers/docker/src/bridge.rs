@@ -149,7 +149,7 @@ impl Bridge {
                     self.rest = message.slice(end..);
                 }
                 Some(Ok(LogOutput::StdErr { message } | LogOutput::Console { message })) => {
-                    self.hear(&message)
+                    self.hear(&message);
                 }
                 Some(Ok(LogOutput::StdIn { .. })) => {}
                 Some(Err(error)) => return Err(error),
@@ -187,7 +187,7 @@ impl AsyncRead for Bridge {
             match ready!(self.output.poll_next_unpin(cx)) {
                 Some(Ok(LogOutput::StdOut { message })) => self.rest = message,
                 Some(Ok(LogOutput::StdErr { message } | LogOutput::Console { message })) => {
-                    self.hear(&message)
+                    self.hear(&message);
                 }
                 Some(Ok(LogOutput::StdIn { .. })) => {}
                 Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),

@@ -49,6 +49,34 @@ pub struct DockerConfig {
     pub preview_domain: String,
 }
 
+impl DockerConfig {
+    /// The usual daemon and runtime, no network, nothing that an operator would have to choose.
+    pub fn new(installation_id: impl Into<String>, generation: u64, agent: &'static [u8]) -> Self {
+        Self {
+            installation_id: installation_id.into(),
+            generation,
+            agent,
+            daemon: None,
+            runtime: "runc".to_owned(),
+            allowed_runtimes: Vec::new(),
+            network: Network::None,
+            blocked_addresses: Vec::new(),
+            dns: Vec::new(),
+            seccomp: Seccomp::Default,
+            read_only_rootfs: false,
+            user: None,
+            pids_limit: 256,
+            tmpfs: BTreeMap::new(),
+            ulimits: Vec::new(),
+            disk_size_mb: 0,
+            pull_policy: PullPolicy::Missing,
+            platform: None,
+            auth_file: None,
+            preview_domain: String::new(),
+        }
+    }
+}
+
 /// Network of sandboxes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Network {

@@ -9,6 +9,7 @@ use bollard::models::{
     ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType, ResourcesUlimits,
     RestartPolicy, RestartPolicyNameEnum,
 };
+use stacyvm_guest::start::BLOCKED_VARIABLE;
 use stacyvm_provider::{Error, Result, SandboxId, SandboxSpec};
 use std::{collections::HashMap, path::Path};
 
@@ -34,9 +35,14 @@ pub(crate) const ROLE: &str = "stacyvm.role";
 /// Label with the image as it was asked for.
 pub(crate) const IMAGE: &str = "stacyvm.image";
 
+/// Label with the limit of processes, 0 for none: the daemon's own is raised for moments.
+pub(crate) const PIDS: &str = "stacyvm.pids";
+
 /// All that the agent needs: change users, signal their processes, work on their files; and once, at its start, give up
 /// every other one for good.
 const CAPABILITIES: [&str; 7] = ["SETUID", "SETGID", "KILL", "CHOWN", "DAC_OVERRIDE", "FOWNER", "SETPCAP"];
+/// One more for the agent's start, where it has the network to restrict.
+const RESTRICTING: &str = "NET_ADMIN";
 /// Processes and threads of ours in a container: the agent and two threads of its, the zygote, two bridges of two threads.
 /// They are added to the limit, so that a sandbox gets as many as it asked for.
 const OURS: i64 = 8;
@@ -52,8 +58,10 @@ pub(crate) struct Blueprint<'a> {
     pub(crate) family: Family,
     /// Root of the sandbox is nobody elsewhere.
     pub(crate) root_user: bool,
-    /// Name of the network, as the daemon knows it.
+    /// Name or id of the network, as the daemon knows it.
     pub(crate) network: String,
+    /// What the agent blocks on the network `internet`, which is restricted; `None` on others, which are not.
+    pub(crate) blocked: Option<String>,
     /// Sandbox user that the image names.
     pub(crate) user: (u32, u32),
     pub(crate) agent_volume: Mount,
@@ -71,6 +79,7 @@ impl Blueprint<'_> {
             working_dir: Some("/".to_owned()),
             entrypoint: Some(vec![AGENT.to_owned()]),
             cmd: Some(self.arguments()),
+            env: self.blocked.as_ref().map(|blocked| vec![format!("{BLOCKED_VARIABLE}={blocked}")]),
             labels: Some(self.labels()),
             // The image's own check would be one more program that runs in the sandbox, as root.
             healthcheck: Some(HealthConfig {
@@ -101,6 +110,9 @@ impl Blueprint<'_> {
         if self.root_user {
             arguments.push("--root-user".to_owned());
         }
+        if self.blocked.is_some() {
+            arguments.push("--restrict-network".to_owned());
+        }
         arguments
     }
 
@@ -111,6 +123,7 @@ impl Blueprint<'_> {
             (INSTALLATION.to_owned(), self.config.installation_id.clone()),
             (SANDBOX.to_owned(), self.id.to_string()),
             (IMAGE.to_owned(), self.spec.image.clone()),
+            (PIDS.to_owned(), pids_limit(self.config, self.spec, self.family).to_string()),
         ]);
         if !self.spec.metadata.is_empty()
             && let Ok(json) = serde_json::to_string(&self.spec.metadata)
@@ -133,6 +146,7 @@ impl Blueprint<'_> {
 
     fn host_config(&self) -> HostConfig {
         let memory = i64::from(self.spec.memory_mb) << 20;
+        let capabilities = CAPABILITIES.into_iter().chain(self.blocked.as_ref().map(|_| RESTRICTING));
         let mut security = vec!["no-new-privileges:true".to_owned()];
         security.extend(self.seccomp.clone());
         HostConfig {
@@ -145,7 +159,7 @@ impl Blueprint<'_> {
             nano_cpus: Some(i64::from(self.spec.vcpus) * 1_000_000_000),
             pids_limit: Some(pids_limit(self.config, self.spec, self.family)),
             cap_drop: Some(vec!["ALL".to_owned()]),
-            cap_add: Some(CAPABILITIES.map(str::to_owned).to_vec()),
+            cap_add: Some(capabilities.map(str::to_owned).collect()),
             security_opt: Some(security),
             privileged: Some(false),
             readonly_rootfs: Some(self.config.read_only_rootfs),
@@ -257,32 +271,11 @@ fn profile(path: &Path) -> Result<String> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::config::{PullPolicy, Ulimit};
+    use crate::config::Ulimit;
     use std::collections::BTreeMap;
 
     pub(crate) fn config() -> DockerConfig {
-        DockerConfig {
-            installation_id: "inst".to_owned(),
-            generation: 1,
-            agent: b"agent",
-            daemon: None,
-            runtime: "runc".to_owned(),
-            allowed_runtimes: Vec::new(),
-            network: Network::None,
-            blocked_addresses: Vec::new(),
-            dns: Vec::new(),
-            seccomp: Seccomp::Default,
-            read_only_rootfs: false,
-            user: None,
-            pids_limit: 256,
-            tmpfs: BTreeMap::new(),
-            ulimits: Vec::new(),
-            disk_size_mb: 0,
-            pull_policy: PullPolicy::Missing,
-            platform: None,
-            auth_file: None,
-            preview_domain: "localhost".to_owned(),
-        }
+        DockerConfig { preview_domain: "localhost".to_owned(), ..DockerConfig::new("inst", 1, b"agent") }
     }
 
     fn spec() -> SandboxSpec {
@@ -307,6 +300,7 @@ pub(crate) mod tests {
             family,
             root_user: false,
             network: config.network.to_string(),
+            blocked: (config.network == Network::Internet).then(|| "203.0.113.7".to_owned()),
             user: (1000, 1000),
             agent_volume: Mount::default(),
             seccomp: None,
@@ -331,6 +325,21 @@ pub(crate) mod tests {
         assert_eq!(host.security_opt.unwrap(), ["no-new-privileges:true"]);
         assert!(host.tmpfs.unwrap()[RUN].contains("mode=0700"));
         assert_eq!(host.ulimits.unwrap()[0].name.as_deref(), Some("core"));
+    }
+
+    #[test]
+    fn only_the_network_internet_is_restricted() {
+        let of = |network| body(&DockerConfig { network, ..config() }, Family::Container);
+        let restricts = |body: &ContainerCreateBody| {
+            let flag = body.cmd.iter().flatten().any(|word| word == "--restrict-network");
+            let host = body.host_config.as_ref().unwrap();
+            assert_eq!(flag, host.cap_add.iter().flatten().any(|name| name == RESTRICTING));
+            flag
+        };
+        assert!(!restricts(&of(Network::None)) && !restricts(&of(Network::Named("bridge".to_owned()))));
+        let internet = of(Network::Internet);
+        assert!(restricts(&internet));
+        assert_eq!(internet.env.unwrap(), ["STACYVM_BLOCKED_ADDRESSES=203.0.113.7"]);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! 1. its image, pulled if need be, and the agent's volume;
 //! 2. its container, which carries the sandbox's id as its name: from here on `list` shows it and `destroy` removes it;
-//! 3. the start of it, and where the network is `internet`, its routes;
-//! 4. the agent's first answer, over both connections.
+//! 3. the start of it;
+//! 4. the agent's first answer, over both connections; where the network is `internet`, it answers when that is restricted.
 //!
 //! Each step begins from what is there, so that a create which is repeated goes on where the first one stopped.
 
@@ -24,6 +24,7 @@ use bollard::{
     query_parameters::{CreateContainerOptions, StartContainerOptions},
 };
 use stacyvm_fault::{Point, hit};
+use stacyvm_guest::start::UNRESTRICTED;
 use stacyvm_provider::{AgentGuest, Error, ErrorKind, Identity, Result, SandboxId, SandboxSpec};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -70,9 +71,6 @@ impl Inner {
             }
         }
         wanted()?;
-        if self.config.network == Network::Internet {
-            network::restrict(client, &self.config, id, self.daemon.is_here()).await?;
-        }
         let guest =
             self.guest(id, container::pids_limit(&self.config, spec, Family::of(runtime, Some(&info))));
         tokio::select! {
@@ -120,7 +118,9 @@ impl Inner {
             runtime,
             family,
             root_user: !family.shares_kernel() || runtime::remaps_users(info),
-            network: network::resolve(client, &self.config).await?,
+            network: network::resolve(client, &self.config, &self.network_turn).await?,
+            blocked: (self.config.network == Network::Internet)
+                .then(|| network::blocked(&self.config, self.daemon.is_here())),
             user: self.config.user.or_else(|| image::user(image)).unwrap_or(USER),
             agent_volume: self.volume.mount(),
             seccomp: container::seccomp(&self.config.seccomp)?,
@@ -186,6 +186,9 @@ impl Inner {
                 }
                 Seen::Ended(ending) => {
                     let console = self.console(id, 5).await.unwrap_or_default().join("; ");
+                    if ending.exit_code == i64::from(UNRESTRICTED) {
+                        return Err(network::unrestricted().because(console));
+                    }
                     return Err(Error::internal(format!(
                         "the sandbox ended while it started: {}; the server's log has its last words",
                         ending.reason()

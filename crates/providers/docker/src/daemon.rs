@@ -72,7 +72,7 @@ impl Daemon {
         };
         let client = client.map_err(|error| {
             Error::unavailable(format!(
-                "{} is no address of a docker daemon: write unix:///path, tcp://host:port or https://host:port",
+                "{} is no address of a docker daemon that can be used: write unix:///path or tcp://host:port; for one behind TLS or ssh, forward its socket",
                 self.address
             ))
             .because(error)
@@ -125,7 +125,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_daemon_that_is_not_there_is_unavailable_and_named() {
-        for address in ["/nonexistent/d.sock", "ftp://x", "tcp://127.0.0.1:1"] {
+        for address in ["/nonexistent/d.sock", "ftp://x", "https://127.0.0.1:1", "tcp://127.0.0.1:1"] {
             let error = Daemon::new(Some(address)).client().await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{address}");
             assert!(error.message().contains("docker daemon"), "{error}");

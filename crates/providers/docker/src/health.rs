@@ -71,6 +71,10 @@ pub(crate) fn warnings(config: &DockerConfig, info: &SystemInfo) -> Vec<String> 
         family == Family::Gvisor,
         "a sandbox that runs out of memory ends as a whole: gVisor is one process for the host",
     );
+    warn(
+        family == Family::Gvisor && config.network == Network::Internet,
+        "no sandbox can be made: gVisor cannot restrict the network internet; set providers.docker.runtime to runc, or network_mode to none",
+    );
     let reachable = "sandboxes reach private and metadata addresses: set providers.docker.network_mode to internet or none";
     match &config.network {
         Network::Named(name) if name == "host" => {

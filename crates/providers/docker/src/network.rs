@@ -1,47 +1,56 @@
 //! Networks: none, one of the daemon's that an operator named, or `internet`.
 //!
-//! `internet` is a bridge network of this installation on which sandboxes cannot reach each other, and in each sandbox routes
-//! that lead private, link-local, metadata and this host's addresses nowhere. The routes are set by our agent's own program
-//! before anything of the sandbox runs, with privileges that nothing in the sandbox ever has: they hold while this server is
-//! down, with a remote daemon, and beside whatever rules the host has.
+//! `internet` is a bridge network of this installation on which sandboxes cannot reach each other, and in each sandbox a
+//! packet filter on what it sends, which refuses private, link-local, metadata and this host's addresses. The agent sets
+//! it before it can be reached, with a capability that it gives up right behind, that bridges give up once they are
+//! connected, and that no process of the sandbox ever has: the filter holds while this server is down, with a remote
+//! daemon, and beside whatever rules the host has. (Routes that lead nowhere would not hold: a process may bind its
+//! socket to an interface, and reaches what is on the bridge without a route.) The network has IPv6 only if the daemon is
+//! configured to give it, and the filter covers both.
+//!
+//! Names: the daemon's resolver answers within the sandbox at 127.0.0.11, which is loopback and stays open. It knows the
+//! sandboxes on the network by id and may give their addresses and, asked for an address, their ids; it passes other names
+//! on from within the sandbox, so that resolvers with private addresses are out of reach like everything there. A name that
+//! leads to a private address is of no use: what counts is where a packet goes.
 
 use crate::{
     config::{DockerConfig, Network},
-    container::{AGENT, INSTALLATION, ROLE},
+    container::{INSTALLATION, ROLE},
     failure::{failed, is_conflict, is_missing},
 };
 use bollard::{
     Docker,
-    container::LogOutput,
-    exec::{StartExecOptions, StartExecResults},
-    models::{ExecConfig, NetworkCreateRequest},
-    query_parameters::InspectNetworkOptions,
+    models::NetworkCreateRequest,
+    query_parameters::{InspectNetworkOptions, ListNetworksOptions},
 };
-use futures::StreamExt;
-use stacyvm_provider::{Error, Result, SandboxId};
+use stacyvm_provider::{Error, Result};
 use std::{collections::HashMap, fs, net::IpAddr};
+use tokio::sync::Mutex;
 
 /// Resolvers where none are configured and the host's own may be private, and so out of reach.
 const PUBLIC_RESOLVERS: [&str; 2] = ["1.1.1.1", "9.9.9.9"];
-/// Most of the program's last words that are kept, in bytes.
-const WORDS: usize = 1024;
+/// Value of [`ROLE`] on networks that are restricted to the internet.
+const INTERNET: &str = "internet";
 
-/// The network's name for the daemon, made if it is ours to make.
+/// The network's name or id for the daemon, made if it is ours to make. `turn` is that of all callers.
 ///
 /// # Errors
 /// `Unavailable` with the fix if it does not exist.
-pub(crate) async fn resolve(client: &Docker, config: &DockerConfig) -> Result<String> {
-    let name = match &config.network {
+pub(crate) async fn resolve(client: &Docker, config: &DockerConfig, turn: &Mutex<()>) -> Result<String> {
+    match &config.network {
         Network::None => return Ok("none".to_owned()),
         Network::Named(name) => match exists(client, name).await? {
             true => return Ok(name.clone()),
             false => return Err(Error::unavailable(missing(name))),
         },
-        Network::Internet => format!("stacyvm-{}", config.installation_id),
-    };
-    if exists(client, &name).await? {
-        return Ok(name);
+        Network::Internet => {}
     }
+    // Engines before 25 make any number of networks with the same name, and know them apart by id.
+    let _turn = turn.lock().await;
+    if let Some(id) = ours(client, config).await? {
+        return Ok(id);
+    }
+    let name = format!("stacyvm-{}", config.installation_id);
     let owned = |pairs: &[(&str, &str)]| -> HashMap<String, String> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     };
@@ -50,15 +59,28 @@ pub(crate) async fn resolve(client: &Docker, config: &DockerConfig) -> Result<St
         driver: Some("bridge".to_owned()),
         // Sandboxes on it do not reach each other.
         options: Some(owned(&[("com.docker.network.bridge.enable_icc", "false")])),
-        labels: Some(owned(&[(INSTALLATION, &config.installation_id), (ROLE, "internet")])),
+        labels: Some(owned(&[(INSTALLATION, &config.installation_id), (ROLE, INTERNET)])),
         ..NetworkCreateRequest::default()
     };
     match client.create_network(request).await {
-        Ok(_) => Ok(name),
-        // Another create was faster.
-        Err(error) if is_conflict(&error) => Ok(name),
+        Ok(made) => Ok(made.id),
+        // Another server of this installation was faster; or the name is taken.
+        Err(error) if is_conflict(&error) => ours(client, config).await?.ok_or_else(|| {
+            let problem = format!("the docker daemon has a network {name} that is not ours: remove it with `docker network rm {name}`");
+            Error::unavailable(problem).because(error)
+        }),
         Err(error) => Err(failed("make the network of this installation", error)),
     }
+}
+
+/// Id of this installation's network `internet`, if there is one.
+async fn ours(client: &Docker, config: &DockerConfig) -> Result<Option<String>> {
+    let labels = vec![format!("{INSTALLATION}={}", config.installation_id), format!("{ROLE}={INTERNET}")];
+    let options = ListNetworksOptions { filters: Some(HashMap::from([("label".to_owned(), labels)])) };
+    let found =
+        client.list_networks(Some(options)).await.map_err(|error| failed("list its networks", error))?;
+    // The same for everybody, should there be several.
+    Ok(found.into_iter().filter_map(|network| network.id).min())
 }
 
 /// Whether the daemon has a network of this name.
@@ -92,64 +114,18 @@ pub(crate) fn resolvers(config: &DockerConfig) -> Vec<String> {
     config.dns.clone()
 }
 
-/// Sets the routes of the network `internet` in a running sandbox.
-///
-/// # Errors
-/// `Unsupported` if they cannot be set: then the sandbox must not be used.
-pub(crate) async fn restrict(
-    client: &Docker,
-    config: &DockerConfig,
-    id: &SandboxId,
-    daemon_is_here: bool,
-) -> Result<()> {
-    let mut command = vec![AGENT.to_owned(), "restrict-network".to_owned()];
-    command.extend(config.blocked_addresses.iter().cloned());
-    if daemon_is_here {
-        command.extend(own_addresses().iter().map(ToString::to_string));
-    }
-    let (code, words) =
-        run_privileged(client, id, command).await.map_err(|error| failed("restrict a network", error))?;
-    if code == Some(0) {
-        return Ok(());
-    }
-    Err(Error::unsupported(
-        "the network internet cannot be restricted to the internet with this runtime: use runc for it, or set providers.docker.network_mode to none",
-    )
-    .because(words))
+/// What the network `internet` blocks beside the usual, in the agent's words.
+pub(crate) fn blocked(config: &DockerConfig, daemon_is_here: bool) -> String {
+    let own = if daemon_is_here { own_addresses() } else { Vec::new() };
+    let named = config.blocked_addresses.iter().cloned();
+    named.chain(own.iter().map(ToString::to_string)).collect::<Vec<_>>().join(" ")
 }
 
-async fn run_privileged(
-    client: &Docker,
-    id: &SandboxId,
-    command: Vec<String>,
-) -> Result<(Option<i64>, String), bollard::errors::Error> {
-    let config = ExecConfig {
-        attach_stdout: Some(true),
-        attach_stderr: Some(true),
-        privileged: Some(true),
-        user: Some("0:0".to_owned()),
-        working_dir: Some("/".to_owned()),
-        cmd: Some(command),
-        ..ExecConfig::default()
-    };
-    let exec = client.create_exec(id.as_str(), config).await?;
-    let mut words = Vec::new();
-    if let StartExecResults::Attached { mut output, .. } =
-        client.start_exec(&exec.id, None::<StartExecOptions>).await?
-    {
-        while let Some(said) = output.next().await {
-            let message = match said? {
-                LogOutput::StdErr { message }
-                | LogOutput::StdOut { message }
-                | LogOutput::Console { message } => message,
-                LogOutput::StdIn { .. } => continue,
-            };
-            let room = WORDS.saturating_sub(words.len());
-            words.extend_from_slice(&message[..message.len().min(room)]);
-        }
-    }
-    let code = client.inspect_exec(&exec.id).await?.exit_code;
-    Ok((code, String::from_utf8_lossy(&words).into_owned()))
+/// What to say when the agent could not set the filter.
+pub(crate) fn unrestricted() -> Error {
+    Error::unsupported(
+        "the network internet cannot be restricted to the internet with this runtime: use runc on a kernel with nf_tables for it, or set providers.docker.network_mode to none",
+    )
 }
 
 /// Addresses of this host that are not loopback.

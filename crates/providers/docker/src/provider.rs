@@ -61,6 +61,8 @@ pub(crate) struct Inner {
     pub(crate) daemon: Arc<Daemon>,
     pub(crate) pulls: Pulls,
     pub(crate) volume: AgentVolume,
+    /// Of those that may make the network of this installation.
+    pub(crate) network_turn: tokio::sync::Mutex<()>,
     watch: Arc<Watch>,
     locks: Locks,
     /// Creates under way, to be given up when a destroy comes.
@@ -68,6 +70,8 @@ pub(crate) struct Inner {
     guests: Mutex<HashMap<SandboxId, Arc<AgentGuest>>>,
     info: Mutex<Option<(Instant, SystemInfo)>>,
     notices: broadcast::Sender<Notice>,
+    /// Hears from the first notice on, until the engine takes it.
+    heard: Mutex<Option<broadcast::Receiver<Notice>>>,
 }
 
 impl DockerProvider {
@@ -81,10 +85,11 @@ impl DockerProvider {
     /// Waits at most five seconds for the daemon, to learn what its runtimes are.
     pub async fn start(config: DockerConfig) -> Self {
         let daemon = Arc::new(Daemon::new(config.daemon.as_deref()));
-        let (notices, _) = broadcast::channel(NOTICES);
+        let (notices, heard) = broadcast::channel(NOTICES);
         let inner = Arc::new(Inner {
             pulls: Pulls::new(notices.clone(), config.auth_file.clone(), config.platform.clone()),
             volume: AgentVolume::new(&config.installation_id, config.agent),
+            network_turn: tokio::sync::Mutex::default(),
             watch: Arc::default(),
             locks: Locks::default(),
             making: Mutex::default(),
@@ -93,6 +98,7 @@ impl DockerProvider {
             daemon: Arc::clone(&daemon),
             config,
             notices,
+            heard: Mutex::new(Some(heard)),
         });
         let info =
             tokio::time::timeout(LOOK, async { inner.info(daemon.client().await.ok()?).await.ok() }).await;
@@ -428,7 +434,8 @@ impl Provider for DockerProvider {
     }
 
     fn notices(&self) -> BoxStream<'static, Notice> {
-        let heard = self.inner.notices.subscribe();
+        let first = self.inner.heard.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let heard = first.unwrap_or_else(|| self.inner.notices.subscribe());
         let next = |mut heard: broadcast::Receiver<Notice>| async move {
             loop {
                 match heard.recv().await {

@@ -1,7 +1,7 @@
 //! What the daemon says about one container, and what that means.
 
 use crate::{
-    container::{IMAGE, INSTALLATION, SANDBOX},
+    container::{IMAGE, INSTALLATION, PIDS, SANDBOX},
     failure::{failed, is_missing},
 };
 use bollard::{
@@ -18,7 +18,7 @@ pub(crate) enum Seen {
     Absent,
     /// It was made and never started.
     Created,
-    /// It runs. Its limit of processes, 0 without one.
+    /// It runs. The limit of processes that it was made with, 0 for none.
     Running { pids_limit: i64 },
     /// It is frozen.
     Paused,
@@ -53,7 +53,7 @@ pub(crate) async fn look(client: &Docker, installation: &str, id: &SandboxId) ->
     if !ours {
         return Ok(Seen::Absent);
     }
-    let pids_limit = found.host_config.and_then(|host| host.pids_limit).unwrap_or(0);
+    let pids_limit = labels.get(PIDS).and_then(|limit| limit.parse().ok()).unwrap_or(0);
     Ok(found.state.map_or(Seen::Absent, |state| seen(state, pids_limit)))
 }
 

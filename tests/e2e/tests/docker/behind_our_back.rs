@@ -1,7 +1,8 @@
 //! Containers that somebody else stops, kills or removes show it within seconds, with the reason.
 
 use crate::host::{self, docker};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use futures::StreamExt;
 use std::time::{Duration, Instant};
 
 /// Does something to a container and demands that its sandbox shows `reason`, soon.
@@ -44,9 +45,10 @@ async fn killed() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stranger_with_our_label_is_removed_and_one_without_is_not() -> Result<()> {
+async fn what_carries_our_label_goes_as_the_policy_says_and_nothing_else() -> Result<()> {
     let mut host = host::server(&[]).await?;
     let installation = host::installation(&host)?;
+    host.server.stop_gracefully().await?;
     let label = format!("stacyvm.installation={installation}");
     let orphan = format!("sb-{:08x}", rand::random::<u32>());
     let stranger = format!("sb-{:08x}", rand::random::<u32>());
@@ -64,12 +66,29 @@ async fn a_stranger_with_our_label_is_removed_and_one_without_is_not() -> Result
         "600",
     ])?;
     docker(&["run", "-d", "--name", &stranger, "--label", "stacyvm=true", host::IMAGE, "sleep", "600"])?;
-    host.server.kill_9().await?;
+    let old_volume = format!("stacyvm-agent-{installation}-old");
+    docker(&["volume", "create", "--label", &label, "--label", "stacyvm.role=agent", &old_volume])?;
+
+    host.server.restart_with(&[("STACYVM_PROVIDERS_ORPHANS", "keep")]).await?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    ensure!(host::containers(&installation)? == [orphan.clone()], "an orphan that is to be kept was removed");
+    host.server.stop_gracefully().await?;
     host.server.restart().await?;
     let deadline = Instant::now() + Duration::from_secs(20);
     while !host::containers(&installation)?.is_empty() {
         ensure!(Instant::now() < deadline, "the orphan is still there");
         tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let volumes = docker(&["volume", "ls", "--quiet", "--filter", &format!("name={old_volume}")])?;
+    ensure!(volumes.is_empty(), "the volume of an earlier agent is left");
+    let events =
+        host.server.http().get(host.server.url("/events")).header("Last-Event-ID", "evt-0").send().await?;
+    let mut events = events.bytes_stream();
+    let mut text = String::new();
+    while !(text.contains(&old_volume) && text.contains(&orphan)) {
+        let piece = tokio::time::timeout(Duration::from_secs(10), events.next()).await;
+        let piece = piece.with_context(|| format!("no event names what was removed: {text}"))?;
+        text.push_str(std::str::from_utf8(&piece.context("the stream ended")??)?);
     }
     let left = docker(&["ps", "--quiet", "--filter", &format!("name={stranger}")])?;
     docker(&["rm", "--force", &stranger])?;

@@ -69,6 +69,23 @@ async fn a_seccomp_profile_is_sent_as_what_it_says() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_cannot_be_limited_is_no_disk_without_a_limit() -> Result<()> {
+    let host = host::server(&[("STACYVM_PROVIDERS_DOCKER_DISK_SIZE_MB", "64")]).await?;
+    let storage = docker(&["info", "--format", "{{.Driver}} {{json .DriverStatus}}"])?;
+    match host.spawn().await {
+        Ok(sandbox) => {
+            let full = sandbox.exec("dd if=/dev/zero of=f bs=1M count=128").await?;
+            ensure!(full["exit_code"] != 0, "{storage}: 128 MiB fit into 64: {full}");
+        }
+        Err(error) => {
+            let said = error.to_string();
+            ensure!(said.contains("pquota") && said.contains("disk_size_mb"), "{storage}: {said}");
+        }
+    }
+    host::finish(host).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn users_ulimits_and_labels_are_those_configured() -> Result<()> {
     let host = host::server(&[
         ("STACYVM_PROVIDERS_DOCKER_USER", "4321:1234"),

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use stacyvm_e2e::Host;
-use stacyvm_provider_docker::{DockerConfig, DockerProvider, Network, PullPolicy, Seccomp};
-use std::{collections::BTreeMap, process::Command};
+use stacyvm_provider_docker::{DockerConfig, DockerProvider};
+use std::process::Command;
 
 /// Value of a variable that `scripts/setup-test-host.sh env` prints.
 pub(crate) fn variable(name: &str) -> Result<String> {
@@ -25,27 +25,11 @@ pub(crate) fn docker(arguments: &[&str]) -> Result<String> {
 
 /// Settings of a provider that belongs to one test.
 pub(crate) fn config(runtime: &str) -> Result<DockerConfig> {
+    let installation = format!("test{:08x}", rand::random::<u32>());
     Ok(DockerConfig {
-        installation_id: format!("test{:08x}", rand::random::<u32>()),
-        generation: 1,
-        agent: stacyvm_guest_binaries::AGENT,
         daemon: Some(daemon()?),
         runtime: runtime.to_owned(),
-        allowed_runtimes: Vec::new(),
-        network: Network::None,
-        blocked_addresses: Vec::new(),
-        dns: Vec::new(),
-        seccomp: Seccomp::Default,
-        read_only_rootfs: false,
-        user: None,
-        pids_limit: 256,
-        tmpfs: BTreeMap::new(),
-        ulimits: Vec::new(),
-        disk_size_mb: 0,
-        pull_policy: PullPolicy::Missing,
-        platform: None,
-        auth_file: None,
-        preview_domain: String::new(),
+        ..DockerConfig::new(installation, 1, stacyvm_guest_binaries::AGENT)
     })
 }
 

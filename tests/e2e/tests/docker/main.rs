@@ -8,6 +8,8 @@ mod hardening;
 mod host;
 mod images;
 mod limits;
+mod network;
+mod outside;
 mod probe;
 mod row;
 mod runtimes;

@@ -56,7 +56,7 @@ async fn every_behaviour_by_curl() -> Result<()> {
         &format!("{sandbox}/exec"),
         Some(&json!({"command": "echo a; echo b >&2", "stream": true})),
     )?;
-    let streamed = streamed.as_str().map(str::to_owned).unwrap_or_else(|| streamed.to_string());
+    let streamed = streamed.as_str().map_or_else(|| streamed.to_string(), str::to_owned);
     ensure!(streamed.contains("stdout") && streamed.contains('a'), "{streamed}");
 
     let files = format!("{sandbox}/files");
@@ -92,8 +92,14 @@ async fn every_behaviour_by_curl() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_smoke_script_passes() -> Result<()> {
-    let host = host::server(&[]).await?;
+async fn the_smoke_script_passes_and_docker_host_is_enough() -> Result<()> {
+    let host = stacyvm_e2e::Host::start_on(IMAGE, &[("DOCKER_HOST", &host::daemon()?)]).await?;
+    let providers = host.server.get("/providers").await?;
+    ensure!(providers[0]["name"] == "docker" && providers[0]["default"] == true, "{providers}");
+    // Each image finds its provider.
+    ensure!(host.spawn().await?.stdout("id -u").await? == "1000\n");
+    let native = host.server.post("/sandboxes", &json!({"image": "host"})).await?;
+    ensure!(native["provider"] == "native", "{native}");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/smoke-deployment.sh");
     let output = Command::new(script).arg(host.server.base_url()).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

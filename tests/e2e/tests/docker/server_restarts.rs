@@ -62,7 +62,7 @@ async fn two_installations_on_one_daemon() -> Result<()> {
     ensure!(two.sandbox(&in_two)?.stdout("echo untouched").await? == "untouched\n");
     one.sandbox(&in_one)?.destroy().await?;
     ensure!(host::containers(&installation_one)?.is_empty());
-    ensure!(host::containers(&installation_two)? == [in_two.clone()]);
+    ensure!(host::containers(&installation_two)? == std::slice::from_ref(&in_two));
     two.sandbox(&in_two)?.destroy().await?;
     two.server.stop().await?;
     host::assert_nothing_left(&installation_two)?;

@@ -38,6 +38,12 @@ pub(super) fn run(run: &Run, global: &Global) -> Result<u8> {
         ));
     }
     let image = run.image()?;
+    if image != "host" && !image.starts_with('/') {
+        return Err(Failure::new(
+            format!("the image {image} is one of a registry, which takes a server with the docker provider"),
+            "start `stacyvm serve` on a host with Docker and name it with --server, or use --image host",
+        ));
+    }
     let agent = providers::agent(config.agent_path.as_deref())?;
     let (scratch, left) = Scratch::make(&config.data_dir)?;
     let outcome = crate::block_on(async {

@@ -210,6 +210,7 @@ fn engine_config(config: &Config, provider: String, generation: u64) -> EngineCo
             ..Limits::default()
         },
         generation,
+        remove_orphans: config.providers.remove_orphans,
         ..EngineConfig::default()
     }
 }
