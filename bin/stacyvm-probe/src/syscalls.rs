@@ -109,4 +109,15 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), count);
     }
+
+    #[test]
+    fn the_documentation_has_them_all() {
+        let document = include_str!("../../../docs/runtimes.md");
+        let (table, line) = document.split_once("\nWorks with each of them: ").unwrap();
+        let line: Vec<_> = line.lines().next().unwrap().trim_end_matches('.').split(", ").collect();
+        for (name, _) in TABLES.into_iter().flatten() {
+            let row = table.contains(&format!("\n| {name} | "));
+            assert!(row || line.contains(name), "{name}: run `cargo run -p xtask -- runtimes-doc`");
+        }
+    }
 }
