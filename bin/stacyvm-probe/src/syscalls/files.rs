@@ -225,5 +225,5 @@ fn inotify() -> Attempt {
     let watcher = own(call(libc::SYS_inotify_init1, [0])?);
     call(libc::SYS_inotify_add_watch, [raw(&watcher), at(c"."), libc::IN_CREATE as usize])?;
     drop(file("watched")?);
-    as_linux(readable(&watcher, 900), "does not tell of a new file")
+    as_linux(readable(&watcher), "does not tell of a new file")
 }
