@@ -1,8 +1,9 @@
-//! Developer tasks: leak check, OpenAPI file, benchmarks, test report.
+//! Developer tasks: leak check, OpenAPI file, benchmarks, test report, table of runtimes.
 
 mod bench;
 mod leaks;
 mod report;
+mod runtimes;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -25,6 +26,8 @@ enum Task {
     Bench(bench::Arguments),
     /// Print what was tested against which runtime; fails if one that this host can have was not.
     TestReport(report::Arguments),
+    /// Write the table of docs/runtimes.md from what the probe finds here with each runtime.
+    RuntimesDoc(runtimes::Arguments),
 }
 
 fn main() -> Result<()> {
@@ -33,13 +36,17 @@ fn main() -> Result<()> {
         Task::Openapi => openapi(),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::TestReport(arguments) => report::run(&arguments),
+        Task::RuntimesDoc(arguments) => runtimes::run(&arguments),
     }
 }
 
 fn openapi() -> Result<()> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in no workspace")?;
-    let path = workspace.join("openapi/v1.json");
+    let path = workspace()?.join("openapi/v1.json");
     std::fs::write(&path, stacyvm_api::openapi()).with_context(|| path.display().to_string())?;
     println!("wrote {}", path.display());
     Ok(())
+}
+
+fn workspace() -> Result<&'static Path> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in no workspace")
 }

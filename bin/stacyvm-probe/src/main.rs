@@ -9,6 +9,7 @@ mod files;
 mod identity;
 mod processes;
 mod streams;
+mod syscalls;
 
 use std::{ffi::OsString, os::unix::ffi::OsStrExt, time::Duration};
 
@@ -113,6 +114,7 @@ fn run(command: &str, args: &Args) -> Result {
         "mkdir" => files::mkdir(args),
         "truncate" => files::truncate(args),
         "touch-many" => files::touch_many(args),
+        "syscalls" => syscalls::syscalls(args),
         "raw-name" => files::raw_name(args),
         _ => Err(Failure::Usage("there is no such command")),
     }

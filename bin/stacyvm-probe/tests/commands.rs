@@ -121,3 +121,29 @@ fn kill_all_refuses_on_a_real_machine() {
         assert_eq!(refused.status.code(), Some(125), "{refused:?}");
     }
 }
+
+#[test]
+fn it_tells_what_this_kernel_can() {
+    let directory = tempfile::tempdir().unwrap();
+    let report = text(&run(&["syscalls", directory.path().to_str().unwrap()]));
+    let lines: Vec<Vec<&str>> = report.lines().map(|line| line.split('\t').collect()).collect();
+    let header = |key: &str| lines.iter().find(|line| line[0] == key).unwrap()[1];
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    assert_eq!(header("#release"), release.trim());
+    assert!(["yes", "no"].contains(&header("#gvisor")));
+
+    let entries: Vec<_> = lines.iter().filter(|line| !line[0].starts_with('#')).collect();
+    assert!(entries.len() > 100 && entries.iter().all(|line| line.len() == 3), "{report}");
+    for name in ["eventfd2", "statx", "O_TMPFILE", "flock", "SCM_RIGHTS", "close_range"] {
+        let entry = entries.iter().find(|line| line[0] == name).unwrap();
+        assert!(matches!(entry[1], "works" | "refused" | "absent"), "{entry:?}");
+    }
+    assert!(entries.iter().all(|line| !line[2].contains("hangs")), "{report}");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn it_needs_a_place_for_files() {
+    let output = run(&["syscalls", "/proc"]);
+    assert_eq!(output.status.code(), Some(126));
+}

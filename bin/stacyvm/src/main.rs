@@ -5,6 +5,7 @@
 
 mod cli;
 mod commands;
+mod disposable;
 mod failure;
 mod installation;
 mod lock;
@@ -87,6 +88,7 @@ fn execute(cli: Cli) -> Result<u8> {
         Command::Resume(resume) => block_on(resume.execute(&global)).map(done),
         Command::Kill(kill) => block_on(kill.execute(&global)).map(done),
         Command::Logs(logs) => block_on(logs.execute(&global)).map(done),
+        Command::Probe(probe) => block_on(probe.execute(&global)).map(done),
     }
 }
 

@@ -67,6 +67,11 @@ impl Cell {
         }
     }
 
+    /// What it holds.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The same cell in a colour (an SGR number).
     pub(crate) fn coloured(self, colour: &'static str) -> Self {
         Self { colour: Some(colour), ..self }

@@ -3,13 +3,15 @@
 
 pub mod counters;
 pub mod faults;
+pub mod probe;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use stacyvm_conformance::Options;
 use stacyvm_provider::Provider;
-use stacyvm_testkit::{LeakCheck, Server};
+use stacyvm_testkit::{LeakCheck, Server, binary};
 use std::{
+    process::{Command, Output, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -97,6 +99,18 @@ impl Host {
             ensure!(Instant::now() < deadline, "waited in vain until {what}: {states:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// `stacyvm` as a client of this server, with nothing else of this environment.
+    pub fn cli_command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(binary()?);
+        command.env_clear().args(["--server", &self.server.base_url()]).args(arguments).stdin(Stdio::null());
+        Ok(command)
+    }
+
+    /// Runs it to its end.
+    pub fn cli(&self, arguments: &[&str]) -> Result<Output> {
+        Ok(self.cli_command(arguments)?.output()?)
     }
 
     /// Destroys what is left, stops the server and checks that the host is as it was.

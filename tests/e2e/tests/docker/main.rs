@@ -10,6 +10,7 @@ mod images;
 mod limits;
 mod network;
 mod outside;
+mod probe;
 mod row;
 mod runtimes;
 mod server_restarts;
