@@ -79,6 +79,10 @@ impl Broken {
             let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
             let agent = rustix::process::Pid::from_raw(record["pid"].as_i64().unwrap() as i32).unwrap();
             rustix::process::kill_process(agent, rustix::process::Signal::STOP).unwrap();
+            // On a busy host that takes a moment, and its own defect is to be seen, not that.
+            while self.inner.status(id).await? != RuntimeState::Paused {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
             return Ok(());
         }
         self.inner.pause(id).await
