@@ -79,9 +79,14 @@ impl Broken {
             let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
             let agent = rustix::process::Pid::from_raw(record["pid"].as_i64().unwrap() as i32).unwrap();
             rustix::process::kill_process(agent, rustix::process::Signal::STOP).unwrap();
-            // On a busy host that takes a moment, and its own defect is to be seen, not that.
-            while self.inner.status(id).await? != RuntimeState::Paused {
-                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            // On a busy host that takes a moment, and its own defect is to be seen, not that. Nothing may come between.
+            let stat = format!("/proc/{}/stat", agent.as_raw_nonzero());
+            let stopped = || std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T "));
+            for _ in 0..200 {
+                if stopped() {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(1));
             }
             return Ok(());
         }
