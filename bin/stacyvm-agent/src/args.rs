@@ -86,6 +86,12 @@ impl Config {
         if config.sandbox.is_empty() || config.installation.is_empty() {
             return Err("--sandbox and --installation are needed".to_owned());
         }
+        // To the kernel it means "leave it as it is", which here would be root.
+        for (name, id) in [("--uid", config.uid), ("--gid", config.gid)] {
+            if id == u32::MAX {
+                return Err(format!("{name} cannot be {id}"));
+            }
+        }
         for (name, path) in [("--home", &config.home), ("--workdir", &config.workdir)] {
             if !path.starts_with('/') || path.contains('\0') {
                 return Err(format!("{name} must be an absolute path"));
@@ -154,6 +160,7 @@ mod tests {
     fn what_is_missing_or_wrong_is_named() {
         assert!(parse("--sandbox sb-1 --installation i").unwrap_err().contains("--listen-fd"));
         assert!(parse("--listen-fd 3 --sandbox sb-1").unwrap_err().contains("--installation"));
+        assert!(parse("--listen-fd 3 --sandbox s --installation i --uid 4294967295").is_err());
         assert!(parse("--listen-fd x").unwrap_err().contains("\"x\""));
         assert!(parse("--wat 1").unwrap_err().contains("--wat"));
         assert!(parse("--uid").unwrap_err().contains("needs a value"));

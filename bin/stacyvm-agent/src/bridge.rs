@@ -31,6 +31,11 @@ pub(crate) fn run(socket: &OsStr) -> Result<(), String> {
     let agent = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .map_err(said("cannot make a socket"))?;
     connect(&agent, &address).map_err(said("the agent does not answer"))?;
+    // Whoever else listens there is none of ours.
+    let peer = rustix::net::sockopt::socket_peercred(&agent).map_err(said("nobody knows who answers"))?;
+    if peer.uid != rustix::process::geteuid() {
+        return Err(format!("who answers is user {} and not the agent", peer.uid.as_raw()));
+    }
     // Only now: the socket lies in a directory that takes a capability to enter where root is not its owner.
     confine::drop_all().map_err(said("cannot drop privileges"))?;
     rustix::io::write(rustix::stdio::stdout(), stacyvm_guest::hello::BRIDGE_GREETING)

@@ -4,12 +4,15 @@
 //! All of it runs once, before anything of the sandbox does. What a read-only image refuses is left out: the runtime mounts
 //! what must be writable.
 
-use crate::{args::Config, log};
+use crate::{
+    args::{Config, Listen},
+    log,
+};
 use std::{
     ffi::OsString,
-    fs::{self, OpenOptions, Permissions},
+    fs::{self, File, OpenOptions, Permissions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, PermissionsExt, chown},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown},
     path::Path,
 };
 
@@ -51,10 +54,17 @@ pub(crate) fn prepare(config: &Config) {
     say("/etc/group", register(Path::new("/etc/group"), &group));
 }
 
-/// A directory that belongs to the sandbox user.
+/// A directory that belongs to the sandbox user: never one of ours, which a link in the image may name.
 fn own_directory(path: &Path, config: &Config) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o755).create(path)?;
-    chown(path, Some(config.uid), Some(config.gid))
+    let directory = File::open(path)?;
+    if let Listen::Path(socket) = &config.listen
+        && let Some(ours) = socket.parent()
+        && directory.metadata()?.dev() == fs::metadata(ours)?.dev()
+    {
+        return Err(io::Error::other("it leads to the agent's own"));
+    }
+    fchown(&directory, Some(config.uid), Some(config.gid))
 }
 
 /// A directory for everybody's temporary files, if there is none.

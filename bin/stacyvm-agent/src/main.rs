@@ -81,6 +81,10 @@ fn start() -> Result<(), Failure> {
         restrict::run(blocked.split_whitespace())
             .map_err(|words| Failure { words, code: stacyvm_guest::start::UNRESTRICTED })?;
     }
+    if config.container {
+        container::prepare(&config);
+        config.environment = container::image_environment(std::env::vars_os());
+    }
     let listener = match &config.listen {
         Listen::Fd(number) => confine::inherit(*number).map_err(said("--listen-fd"))?,
         Listen::Path(path) => serve::accept::listen(path)
@@ -91,10 +95,6 @@ fn start() -> Result<(), Failure> {
     let memory_events = memory_events.map_err(said("--memory-events-fd"))?;
 
     confine::hide().map_err(said("cannot hide from the sandbox's processes"))?;
-    if config.container {
-        container::prepare(&config);
-        config.environment = container::image_environment(std::env::vars_os());
-    }
     let isolated = config.root.is_none();
     if isolated {
         let missing = confine::keep_only_needed(config.root_user).map_err(said("cannot drop privileges"))?;

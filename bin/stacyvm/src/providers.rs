@@ -9,6 +9,7 @@ use stacyvm_provider::{Provider, mock::MockProvider};
 use stacyvm_provider_docker::{DockerConfig, DockerProvider, Network, PullPolicy, Seccomp, Ulimit};
 use stacyvm_provider_native::{NativeConfig, NativeProvider, SpawnerCommand};
 use std::{
+    collections::HashSet,
     ffi::OsString,
     io::Read,
     path::{Path, PathBuf},
@@ -72,19 +73,21 @@ pub(crate) fn native(
     Ok(NativeProvider::start(config)?)
 }
 
-/// Every provider that is enabled, in the order in which `auto` tries them.
+/// Every provider that is enabled, in the order in which `auto` tries them. `in_use`: those that stored sandboxes are of.
 pub(crate) async fn enabled(
     config: &Config,
     installation_id: &str,
     generation: u64,
     lock: &Lock,
+    in_use: &HashSet<String>,
 ) -> Result<Vec<Arc<dyn Provider>>> {
     let agent = agent(config.agent_path.as_deref())?;
     let mut providers: Vec<Arc<dyn Provider>> = Vec::new();
     if config.providers.docker.enabled {
         let docker = docker_config(config, installation_id, generation, agent);
-        // A host without Docker is not one whose Docker is broken.
-        if config.providers.docker.wanted || DockerProvider::is_there(&docker) {
+        // A host without Docker is not one whose Docker is broken; one that has sandboxes of it is.
+        let known = config.providers.docker.wanted || in_use.contains("docker");
+        if known || DockerProvider::is_there(&docker) {
             providers.push(Arc::new(DockerProvider::start(docker).await));
         } else {
             tracing::debug!(

@@ -98,7 +98,8 @@ impl Docker {
 fn user(text: &str) -> Option<(u32, u32)> {
     let (uid, gid) = text.trim().split_once(':').unwrap_or((text.trim(), text.trim()));
     let (uid, gid) = (uid.parse().ok()?, gid.parse().ok()?);
-    (uid != 0).then_some((uid, gid))
+    // The highest number means "leave it as it is" to the kernel.
+    (uid != 0 && uid != u32::MAX && gid != u32::MAX).then_some((uid, gid))
 }
 
 /// `soft:hard`, or one number for both; -1: no limit.
@@ -172,7 +173,7 @@ mod tests {
     fn users_are_numbers_and_not_root() {
         assert_eq!(user("1000:1001"), Some((1000, 1001)));
         assert_eq!(user(" 7 "), Some((7, 7)));
-        for other in ["", "0", "0:0", "root", "node", "1:", ":1", "-1"] {
+        for other in ["4294967295", "7:4294967295", "", "0", "0:0", "root", "node", "1:", ":1", "-1"] {
             assert_eq!(user(other), None, "{other}");
         }
     }

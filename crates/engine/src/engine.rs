@@ -269,9 +269,9 @@ impl Engine {
     /// Resource use of a running sandbox.
     ///
     /// # Errors
-    /// `Unsupported`; else as [`Engine::guest`].
+    /// `Unsupported`; else as [`Engine::guest`], except that a paused one is fine.
     pub async fn stats(&self, id: &str) -> Result<RuntimeStats> {
-        let target = Target::find(&self.core, id).await?;
+        let target = Target::find_or_paused(&self.core, id).await?;
         let deadline = self.core.config.provider_deadline;
         guarded(deadline, target.slot.provider.stats(&target.id)).await.map_err(|error| target.explain(error))
     }

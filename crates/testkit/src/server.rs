@@ -255,8 +255,24 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // After a test that failed: sandboxes outlive their server, and busy ones would spoil every test behind it.
+        end_agents(&self.data_dir());
         if std::thread::panicking() {
             eprintln!("--- server log ---\n{}", self.log());
+        }
+    }
+}
+
+/// Kills the agents of an installation, and with each of them its sandbox.
+fn end_agents(data_dir: &Path) {
+    let Ok(installation) = std::fs::read_to_string(data_dir.join("installation")) else { return };
+    let mark = format!("\0--installation\0{}\0", installation.trim());
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) else { continue };
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&line).contains(&mark) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     }
 }

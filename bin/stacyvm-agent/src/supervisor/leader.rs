@@ -103,7 +103,10 @@ fn change_user(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Errno> {
     let gid = Gid::from_raw(gid);
     thread::set_thread_res_gid(gid, gid, gid)?;
     let uid = Uid::from_raw(uid);
-    thread::set_thread_res_uid(uid, uid, uid)
+    thread::set_thread_res_uid(uid, uid, uid)?;
+    // Whatever the kernel took these numbers for: nothing runs as somebody else than was asked for.
+    let is = (rustix::process::getuid(), rustix::process::geteuid(), rustix::process::getegid());
+    if is == (uid, uid, gid) { Ok(()) } else { Err(Errno::INVAL) }
 }
 
 /// Tries each place that the program may be in, as `execvp` does, without that function's shell fallback: a text file that

@@ -10,7 +10,7 @@ use std::{
     fs,
     os::{
         fd::OwnedFd,
-        unix::{fs::PermissionsExt, net::UnixStream as StdStream, process::CommandExt},
+        unix::{fs::PermissionsExt, net::UnixStream as StdStream},
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -57,14 +57,11 @@ impl Drop for Listening {
 }
 
 /// A bridge, and the caller's end of its standard streams.
-fn bridge(socket: &Path, uid: Option<u32>) -> (Child, UnixStream) {
+fn bridge(socket: &Path) -> (Child, UnixStream) {
     let (ours, theirs) = StdStream::pair().unwrap();
     let mut command = Command::new(AGENT);
     command.arg("bridge").arg(socket);
     command.stdin(OwnedFd::from(theirs.try_clone().unwrap())).stdout(OwnedFd::from(theirs));
-    if let Some(uid) = uid {
-        command.uid(uid);
-    }
     let child = command.stderr(Stdio::null()).spawn().unwrap();
     ours.set_nonblocking(true).unwrap();
     (child, UnixStream::from_std(ours).unwrap())
@@ -79,7 +76,7 @@ async fn greeted(stream: &mut UnixStream) {
 #[tokio::test]
 async fn a_bridge_carries_a_connection_and_ends_with_its_caller() {
     let agent = Listening::start().await;
-    let (mut child, mut stream) = bridge(&agent.socket(), None);
+    let (mut child, mut stream) = bridge(&agent.socket());
     greeted(&mut stream).await;
     let stream = std::sync::Arc::new(std::sync::Mutex::new(Some(stream)));
     let channel = host::channel(identity(1), Role::Control, true, move || {
@@ -98,13 +95,13 @@ async fn a_bridge_carries_a_connection_and_ends_with_its_caller() {
 #[tokio::test]
 async fn a_bridge_ends_with_its_agent() {
     let mut agent = Listening::start().await;
-    let (mut child, mut stream) = bridge(&agent.socket(), None);
+    let (mut child, mut stream) = bridge(&agent.socket());
     greeted(&mut stream).await;
     agent.child.kill().unwrap();
     let mut rest = Vec::new();
     tokio::time::timeout(HANG, stream.read_to_end(&mut rest)).await.expect("no end").unwrap();
     eventually("the bridge outlives its agent", || child.try_wait().unwrap().is_some()).await;
-    let (mut child, mut stream) = bridge(&agent.socket(), None);
+    let (mut child, mut stream) = bridge(&agent.socket());
     tokio::time::timeout(HANG, stream.read_to_end(&mut rest)).await.expect("no end").unwrap();
     assert!(rest.is_empty() && !child.wait().unwrap().success(), "a bridge to nobody greets");
 }
@@ -115,9 +112,33 @@ async fn a_process_of_the_sandbox_is_turned_away() {
     let agent = Listening::start().await;
     // In a sandbox its directory is closed too; here only the agent's own look counts.
     fs::set_permissions(agent.socket(), fs::Permissions::from_mode(0o666)).unwrap();
-    let (mut child, mut stream) = bridge(&agent.socket(), Some(12345));
-    greeted(&mut stream).await;
+    let (agents_socket, somebody) = (agent.socket(), rustix::process::Uid::from_raw(12345));
+    // A thread has a user of its own for the kernel, and only this one becomes somebody else.
+    let connect = std::thread::spawn(move || {
+        rustix::thread::set_thread_res_uid(somebody, somebody, somebody).unwrap();
+        StdStream::connect(agents_socket).unwrap()
+    });
+    let stream = connect.join().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let mut stream = UnixStream::from_std(stream).unwrap();
     let refused = tokio::time::timeout(HANG, host::introduce(&mut stream, &identity(1), Role::Control)).await;
     assert!(refused.expect("it is neither served nor turned away").is_err());
-    eventually("its bridge goes on", || child.try_wait().unwrap().is_some()).await;
+}
+
+/// Whoever put a socket of its own where the agent's was gets no connection.
+#[tokio::test]
+async fn a_bridge_to_an_impostor_does_not_greet() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("agent.sock");
+    let (path, somebody) = (socket.clone(), rustix::process::Uid::from_raw(12345));
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let listen = std::thread::spawn(move || {
+        rustix::thread::set_thread_res_uid(somebody, somebody, somebody).unwrap();
+        std::os::unix::net::UnixListener::bind(path).unwrap()
+    });
+    let _listener = listen.join().unwrap();
+    let (mut child, mut stream) = bridge(&socket);
+    let mut said = Vec::new();
+    tokio::time::timeout(HANG, stream.read_to_end(&mut said)).await.expect("no end").unwrap();
+    assert!(said.is_empty() && !child.wait().unwrap().success(), "it greets");
 }

@@ -7,11 +7,12 @@
 use crate::{
     container::{AGENT, SOCKET},
     daemon::Daemon,
-    direct,
+    direct::{self, Outcome},
     failure::{failed, is_conflict, is_missing, words},
 };
 use async_trait::async_trait;
 use bollard::{
+    Docker as Client,
     container::LogOutput,
     errors::Error as Docker,
     exec::{StartExecOptions, StartExecResults},
@@ -28,10 +29,7 @@ use std::{
     sync::Arc,
     task::{Context, Poll, ready},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::UnixStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes taken from the daemon at once.
 const PIECE: usize = 64 << 10;
@@ -41,7 +39,7 @@ const LENT: i64 = 32;
 const WORDS: usize = 1024;
 
 /// Dials the agent of one sandbox.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct BridgeEndpoint {
     pub(crate) daemon: Arc<Daemon>,
     pub(crate) id: SandboxId,
@@ -54,24 +52,26 @@ pub(crate) struct BridgeEndpoint {
 #[async_trait]
 impl AgentEndpoint for BridgeEndpoint {
     async fn dial(&self) -> Result<Box<dyn Duplex>> {
-        if self.daemon.has_short_way()
-            && let Some(stream) = self.short_way().await
-        {
-            return Ok(Box::new(stream));
+        let mut absent = false;
+        if self.daemon.has_short_way() {
+            match self.short_way().await {
+                Outcome::Reached(stream) => return Ok(Box::new(stream)),
+                Outcome::Failed => {}
+                Outcome::Absent => absent = true,
+            }
         }
         match self.exec().await {
             Ok(bridge) => {
-                if self.near {
+                if self.near && absent {
                     self.daemon.lose_short_way();
                 }
                 Ok(Box::new(bridge))
             }
             // A sandbox that is full of processes must still be reached, not least to end some of them.
             Err(error) if self.pids_limit > 0 && is_full(&error) => {
-                self.limit_processes(self.pids_limit + LENT).await?;
-                let bridge = self.exec().await;
-                self.limit_processes(self.pids_limit).await?;
-                Ok(Box::new(bridge.map_err(|error| self.explain(error))?))
+                let squeezed = tokio::spawn(self.clone().squeeze_in()).await;
+                let gone = |error| Error::unavailable("the server is shutting down").because(error);
+                Ok(Box::new(squeezed.map_err(gone)??))
             }
             Err(error) => Err(self.explain(error)),
         }
@@ -84,11 +84,27 @@ impl AgentEndpoint for BridgeEndpoint {
 
 impl BridgeEndpoint {
     /// A connection without a bridge, if the sandbox runs and is within reach.
-    async fn short_way(&self) -> Option<UnixStream> {
-        let client = self.daemon.client().await.ok()?;
-        let found = client.inspect_container(self.id.as_str(), None::<InspectContainerOptions>).await.ok()?;
-        let state = found.state.filter(|state| state.status == Some(ContainerStateStatusEnum::RUNNING))?;
-        direct::dial(state.pid?.try_into().ok().filter(|pid| *pid > 0)?).await
+    async fn short_way(&self) -> Outcome {
+        let running = async {
+            let client = self.daemon.client().await.ok()?;
+            let found = client.inspect_container(self.id.as_str(), None::<InspectContainerOptions>).await;
+            let state = found.ok()?.state?;
+            let runs = state.status == Some(ContainerStateStatusEnum::RUNNING);
+            i32::try_from(state.pid?).ok().filter(|pid| runs && *pid > 0)
+        };
+        match running.await {
+            Some(pid) => direct::dial(pid).await,
+            None => Outcome::Failed,
+        }
+    }
+
+    /// A bridge in a sandbox that is full of processes: it is lent some room for the time in which the bridge starts. To be
+    /// seen through once begun, or the sandbox keeps what it was lent.
+    async fn squeeze_in(self) -> Result<Bridge> {
+        self.limit_processes(self.pids_limit + LENT).await?;
+        let bridge = self.exec().await;
+        self.limit_processes(self.pids_limit).await?;
+        bridge.map_err(|error| self.explain(error))
     }
 
     async fn exec(&self) -> Result<Bridge, Docker> {
@@ -118,9 +134,7 @@ impl BridgeEndpoint {
     }
 
     async fn limit_processes(&self, most: i64) -> Result<()> {
-        let client = self.daemon.client().await?;
-        let body = ContainerUpdateBody { pids_limit: Some(most), ..ContainerUpdateBody::default() };
-        client.update_container(self.id.as_str(), body).await.map_err(|error| self.explain(error))
+        limit_processes(self.daemon.client().await?, &self.id, most).await
     }
 
     fn explain(&self, error: Docker) -> Error {
@@ -143,6 +157,16 @@ impl BridgeEndpoint {
             }
         }
     }
+}
+
+/// Sets a container's limit of processes.
+///
+/// # Errors
+/// The daemon's.
+pub(crate) async fn limit_processes(client: &Client, id: &SandboxId, most: i64) -> Result<()> {
+    let body = ContainerUpdateBody { pids_limit: Some(most), ..ContainerUpdateBody::default() };
+    let updated = client.update_container(id.as_str(), body).await;
+    updated.map_err(|error| failed("change a container's limit of processes", error))
 }
 
 /// Whether an exec failed because the container may have no more processes.

@@ -66,6 +66,8 @@ pub(crate) struct Blueprint<'a> {
     pub(crate) network: String,
     /// What the agent blocks on the network `internet`, which is restricted; `None` on others, which are not.
     pub(crate) blocked: Option<String>,
+    /// Names of the image's labels.
+    pub(crate) image_labels: Vec<String>,
     /// Sandbox user that the image names.
     pub(crate) user: (u32, u32),
     pub(crate) agent_volume: Mount,
@@ -121,12 +123,17 @@ impl Blueprint<'_> {
     }
 
     fn labels(&self) -> HashMap<String, String> {
-        let mut labels = HashMap::from([
+        // The daemon adds the image's labels, which would speak for the sandbox: to us, to reverse proxies, to whoever reads
+        // labels. It leaves those alone that are set.
+        let mut labels: HashMap<_, _> =
+            self.image_labels.iter().map(|name| (name.clone(), String::new())).collect();
+        labels.extend([
             ("stacyvm".to_owned(), "true".to_owned()),
             ("stacyvm.provider".to_owned(), "docker".to_owned()),
             (INSTALLATION.to_owned(), self.config.installation_id.clone()),
             (SANDBOX.to_owned(), self.id.to_string()),
             (IMAGE.to_owned(), self.spec.image.clone()),
+            (ROLE.to_owned(), "sandbox".to_owned()),
             (PIDS.to_owned(), pids_limit(self.config, self.spec, self.family, self.bridged).to_string()),
         ]);
         if !self.spec.metadata.is_empty()
@@ -306,6 +313,7 @@ pub(crate) mod tests {
             bridged: true,
             network: config.network.to_string(),
             blocked: (config.network == Network::Internet).then(|| "203.0.113.7".to_owned()),
+            image_labels: vec!["stacyvm.role".to_owned(), "traefik.http.routers.x.rule".to_owned()],
             user: (1000, 1000),
             agent_volume: Mount::default(),
             seccomp: None,
@@ -319,6 +327,11 @@ pub(crate) mod tests {
         let labels = body.labels.unwrap();
         assert_eq!((&*labels[INSTALLATION], &*labels[SANDBOX], &*labels[IMAGE]), ("inst", "sb-1", "alpine"));
         assert_eq!(labels["stacyvm.metadata"], r#"{"k":"v"}"#);
+        assert_eq!(
+            (&*labels[ROLE], &*labels["traefik.http.routers.x.rule"]),
+            ("sandbox", ""),
+            "the image's word"
+        );
         assert!(!labels.contains_key("traefik.enable"), "nothing reaches a sandbox without a network");
         let host = body.host_config.unwrap();
         assert_eq!(host.memory, host.memory_swap);

@@ -123,6 +123,7 @@ impl Inner {
             network: network::resolve(client, &self.config, &self.network_turn).await?,
             blocked: (self.config.network == Network::Internet)
                 .then(|| network::blocked(&self.config, self.daemon.is_here())),
+            image_labels: image::labels(image),
             user: self.config.user.or_else(|| image::user(image)).unwrap_or(USER),
             agent_volume: self.volume.mount(),
             seccomp: container::seccomp(&self.config.seccomp)?,

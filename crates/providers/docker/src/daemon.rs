@@ -51,9 +51,10 @@ impl Daemon {
         &self.address
     }
 
-    /// Whether it is on this machine, as far as its address tells.
+    /// Whether it is on this machine, as far as its address tells, and this server is not in a container of its own.
     pub(crate) fn is_here(&self) -> bool {
-        self.address.starts_with("unix://")
+        let contained = ["/.dockerenv", "/run/.containerenv"].iter().any(|mark| Path::new(mark).exists());
+        self.address.starts_with("unix://") && !contained
     }
 
     /// Whether agents of containers that share our kernel and users are reached without a bridge.

@@ -19,25 +19,48 @@ const LISTEN: Duration = Duration::from_secs(10);
 /// Pause between attempts.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// A connection to the agent that is process `pid`, if there is a short way to it.
-pub(crate) async fn dial(pid: i32) -> Option<UnixStream> {
-    let way = Way::find(pid).inspect_err(|error| tracing::trace!(pid, %error, "no short way")).ok()?;
-    let until = Instant::now() + LISTEN;
-    loop {
-        match way.connect().await {
-            Ok(stream) => {
-                let peer = stream.peer_cred().ok()?;
-                return (peer.pid() == Some(pid) && peer.uid() == 0).then_some(stream);
+/// What came of the short way.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// A connection.
+    Reached(UnixStream),
+    /// Not this time.
+    Failed,
+    /// There is none: this process, its users or its files are not to be seen from here.
+    Absent,
+}
+
+/// Tries to connect to the agent that is process `pid`.
+pub(crate) async fn dial(pid: i32) -> Outcome {
+    match Way::find(pid) {
+        Ok(way) => way.reach(pid).await.map_or(Outcome::Failed, Outcome::Reached),
+        Err(error) => {
+            tracing::trace!(pid, %error, "no short way");
+            Outcome::Absent
+        }
+    }
+}
+
+impl Way {
+    /// Waits for the agent to listen.
+    async fn reach(&self, pid: i32) -> Option<UnixStream> {
+        let until = Instant::now() + LISTEN;
+        loop {
+            match self.connect().await {
+                Ok(stream) => {
+                    let peer = stream.peer_cred().ok()?;
+                    return (peer.pid() == Some(pid) && peer.uid() == 0).then_some(stream);
+                }
+                // It does not listen yet.
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+                        && self.is_alive()
+                        && Instant::now() < until =>
+                {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(_) => return None,
             }
-            // It does not listen yet.
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
-                    && way.is_alive()
-                    && Instant::now() < until =>
-            {
-                tokio::time::sleep(PAUSE).await;
-            }
-            Err(_) => return None,
         }
     }
 }
@@ -89,8 +112,8 @@ mod tests {
     async fn a_process_that_is_no_agent_is_not_reached() {
         let started = Instant::now();
         let pid = std::process::id().try_into().unwrap();
-        assert!(dial(pid).await.is_none());
-        assert!(dial(i32::MAX).await.is_none());
+        assert!(matches!(dial(pid).await, Outcome::Absent));
+        assert!(matches!(dial(i32::MAX).await, Outcome::Absent));
         assert!(started.elapsed() < LISTEN, "nobody waits where there is no volume");
     }
 }

@@ -35,7 +35,7 @@ pub(crate) async fn problem(
 }
 
 /// Guarantees that are not given here, each in a sentence.
-pub(crate) fn warnings(config: &DockerConfig, info: &SystemInfo) -> Vec<String> {
+pub(crate) fn warnings(config: &DockerConfig, info: &SystemInfo, daemon_is_here: bool) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut warn = |condition: bool, text: &str| {
         if condition {
@@ -87,6 +87,10 @@ pub(crate) fn warnings(config: &DockerConfig, info: &SystemInfo) -> Vec<String> 
         Network::None | Network::Internet => {}
     }
     warn(
+        config.network == Network::Internet && !daemon_is_here,
+        "addresses of the docker daemon's host are not known here, so sandboxes may reach those that are public: list them in providers.docker.blocked_addresses",
+    );
+    warn(
         config.seccomp == Seccomp::Unconfined,
         "sandboxes may make every system call: set providers.docker.seccomp_profile to default",
     );
@@ -102,15 +106,16 @@ mod tests {
         let config = crate::container::tests::config();
         let info =
             |live_restore| SystemInfo { live_restore_enabled: Some(live_restore), ..SystemInfo::default() };
-        assert!(warnings(&config, &info(false))[0].contains("live-restore"));
-        assert!(warnings(&config, &info(true)).is_empty());
+        assert!(warnings(&config, &info(false), true)[0].contains("live-restore"));
+        assert!(warnings(&config, &info(true), true).is_empty());
     }
 
     #[test]
     fn an_open_network_is_said() {
         for (network, open) in [("bridge", true), ("host", true), ("internet", false), ("none", false)] {
             let config = DockerConfig { network: network.into(), ..crate::container::tests::config() };
-            let said = warnings(&config, &SystemInfo::default()).iter().any(|w| w.contains("network_mode"));
+            let said =
+                warnings(&config, &SystemInfo::default(), true).iter().any(|w| w.contains("network_mode"));
             assert_eq!(said, open, "{network}");
         }
     }

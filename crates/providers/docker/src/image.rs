@@ -42,7 +42,14 @@ pub(crate) fn user(image: &ImageInspect) -> Option<(u32, u32)> {
     let user = image.config.as_ref()?.user.as_deref()?;
     let (uid, gid) = user.split_once(':').unwrap_or((user, user));
     let (uid, gid) = (uid.parse().ok()?, gid.parse().ok()?);
-    (uid != 0).then_some((uid, gid))
+    // The highest number means "leave it as it is" to the kernel.
+    (uid != 0 && uid != u32::MAX && gid != u32::MAX).then_some((uid, gid))
+}
+
+/// Names of the image's labels.
+pub(crate) fn labels(image: &ImageInspect) -> Vec<String> {
+    let labels = image.config.as_ref().and_then(|config| config.labels.as_ref());
+    labels.into_iter().flat_map(|labels| labels.keys().cloned()).collect()
 }
 
 #[cfg(test)]
@@ -58,7 +65,7 @@ mod tests {
         };
         assert_eq!(user(&image("1001")), Some((1001, 1001)));
         assert_eq!(user(&image("7:8")), Some((7, 8)));
-        for other in ["", "0", "0:0", "root", "node", "1:x"] {
+        for other in ["4294967295:1000", "1000:4294967295", "", "0", "0:0", "root", "node", "1:x"] {
             assert_eq!(user(&image(other)), None, "{other}");
         }
     }

@@ -1,6 +1,7 @@
 //! The provider: the contract's calls, in terms of the steps that the other modules know.
 
 use crate::{
+    bridge,
     config::DockerConfig,
     daemon::Daemon,
     failure::{failed, is_conflict, is_missing},
@@ -38,6 +39,8 @@ use tokio_util::sync::CancellationToken;
 const LOOK: Duration = Duration::from_millis(4500);
 /// How long what the daemon says of itself is taken for true.
 const INFO_AGE: Duration = Duration::from_secs(10);
+/// Time between two looks for what earlier builds left.
+const COLLECT: Duration = Duration::from_secs(3600);
 /// Notices that may wait for the engine.
 const NOTICES: usize = 1024;
 /// Longest wait between two looks at a container whose end is waited for.
@@ -117,7 +120,7 @@ impl Drop for DockerProvider {
     }
 }
 
-/// Removes what earlier builds left, once the daemon answers, and says so.
+/// Removes what earlier builds left, once nothing uses it any more, and says so.
 async fn collect(inner: Arc<Inner>) {
     loop {
         let collected = async { inner.volume.collect(inner.daemon.client().await?).await };
@@ -132,7 +135,7 @@ async fn collect(inner: Arc<Inner>) {
                     let data = data.map(|(key, value)| (key.to_owned(), value.into())).into();
                     let _ = inner.notices.send(Notice { kind: NoticeKind::Reconcile, sandbox: None, data });
                 }
-                return;
+                tokio::time::sleep(COLLECT).await;
             }
             Err(error) => {
                 tracing::debug!(error = error.chain(), "what earlier builds left is not removed yet");
@@ -206,10 +209,15 @@ impl Inner {
             return Ok(guest);
         }
         match self.look(id).await? {
-            Seen::Running { pids_limit } => {
+            Seen::Running { pids_limit, lent } => {
+                if lent && pids_limit > 0 {
+                    // An earlier server ended while a bridge squeezed in.
+                    bridge::limit_processes(self.daemon.client().await?, id, pids_limit).await?;
+                }
                 let guest = self.guest(id, pids_limit, false);
-                guest.ping().await?;
+                // Kept also if it does not answer yet: what was begun to reach it goes on, and the next call finds it.
                 self.remember(id, Arc::clone(&guest));
+                guest.ping().await?;
                 Ok(guest)
             }
             Seen::Absent => Err(absent(id)),
@@ -310,7 +318,7 @@ impl Provider for DockerProvider {
             let info = client.info().await.map_err(|error| failed("describe itself", error))?;
             *inner.info.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), info.clone()));
             let problem = health::problem(client, &inner.config, &info).await?;
-            Ok::<_, Error>((problem, health::warnings(&inner.config, &info)))
+            Ok::<_, Error>((problem, health::warnings(&inner.config, &info, inner.daemon.is_here())))
         });
         let (problem, warnings) = match looked.await {
             Ok(Ok(found)) => found,
@@ -508,7 +516,13 @@ impl Inner {
         match result {
             Ok(()) => Ok(()),
             Err(error) if is_missing(&error) => Err(absent(id)),
-            Err(error) => Err(failed(if freeze { "pause a container" } else { "resume a container" }, error)),
+            Err(error) => match self.look(id).await? {
+                Seen::Absent => Err(absent(id)),
+                Seen::Ended(ending) => {
+                    Err(Error::destroyed(format!("sandbox {id} has ended: {}", ending.reason())))
+                }
+                _ => Err(failed(if freeze { "pause a container" } else { "resume a container" }, error)),
+            },
         }
     }
 }

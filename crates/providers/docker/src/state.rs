@@ -18,8 +18,8 @@ pub(crate) enum Seen {
     Absent,
     /// It was made and never started.
     Created,
-    /// It runs. The limit of processes that it was made with, 0 for none.
-    Running { pids_limit: i64 },
+    /// It runs. The limit of processes that it was made with, 0 for none, and whether the daemon's is another now.
+    Running { pids_limit: i64, lent: bool },
     /// It is frozen.
     Paused,
     /// It has ended.
@@ -54,13 +54,15 @@ pub(crate) async fn look(client: &Docker, installation: &str, id: &SandboxId) ->
         return Ok(Seen::Absent);
     }
     let pids_limit = labels.get(PIDS).and_then(|limit| limit.parse().ok()).unwrap_or(0);
-    Ok(found.state.map_or(Seen::Absent, |state| seen(state, pids_limit)))
+    let now = found.host_config.and_then(|host| host.pids_limit).unwrap_or(0);
+    let lent = now.max(0) != pids_limit;
+    Ok(found.state.map_or(Seen::Absent, |state| seen(state, pids_limit, lent)))
 }
 
-fn seen(state: ContainerState, pids_limit: i64) -> Seen {
+fn seen(state: ContainerState, pids_limit: i64, lent: bool) -> Seen {
     use ContainerStateStatusEnum as Status;
     match state.status.unwrap_or(Status::EMPTY) {
-        Status::RUNNING | Status::RESTARTING => Seen::Running { pids_limit },
+        Status::RUNNING | Status::RESTARTING => Seen::Running { pids_limit, lent },
         Status::PAUSED => Seen::Paused,
         Status::CREATED => Seen::Created,
         // Being stopped, being removed: whoever does that is not us.
@@ -128,7 +130,7 @@ mod tests {
     #[test]
     fn what_is_half_made_has_ended_and_what_is_frozen_has_not() {
         let state = |status| ContainerState { status: Some(status), ..ContainerState::default() };
-        let word = |status| seen(state(status), 0).state().unwrap();
+        let word = |status| seen(state(status), 0, false).state().unwrap();
         assert!(matches!(word(ContainerStateStatusEnum::CREATED), RuntimeState::Ended { .. }));
         assert_eq!(word(ContainerStateStatusEnum::PAUSED), RuntimeState::Paused);
         assert_eq!(word(ContainerStateStatusEnum::RUNNING), RuntimeState::Running);

@@ -1,7 +1,8 @@
 //! The volume that the agent comes from: one for each daemon, installation and agent, mounted read-only everywhere.
 //!
 //! It is filled through a container that is made and never started, which works for every image, runtime and daemon, also
-//! a remote one. A mark is written last, so that a volume whose filling was cut short is filled again.
+//! a remote one, and it is filled at each start of the server: what is in it is never taken on trust. The daemon must not
+//! copy anything into it by itself, as it otherwise does with what an image has at the place of a fresh volume.
 
 use crate::{
     container::{self, HOME, ROLE},
@@ -9,10 +10,13 @@ use crate::{
 };
 use bollard::{
     Docker, body_full,
-    models::{ContainerCreateBody, HostConfig, Mount, MountType, VolumeCreateRequest},
+    models::{
+        ContainerCreateBody, ContainerSummary, ContainerSummaryStateEnum, HostConfig, Mount, MountType,
+        MountVolumeOptions, VolumeCreateRequest,
+    },
     query_parameters::{
-        ContainerArchiveInfoOptions, CreateContainerOptions, ListContainersOptions, ListVolumesOptions,
-        RemoveContainerOptions, RemoveVolumeOptions, UploadToContainerOptions,
+        CreateContainerOptions, ListContainersOptions, ListVolumesOptions, RemoveContainerOptions,
+        RemoveVolumeOptions, UploadToContainerOptions,
     },
 };
 use sha2::{Digest, Sha256};
@@ -24,16 +28,13 @@ use tokio::sync::Mutex;
 const FILLER: &str = "filler";
 /// Value of [`ROLE`] on volumes of an agent.
 const AGENT: &str = "agent";
-/// File that is there when all others are.
-const MARK: &str = "complete";
-
 /// The volume of this build's agent.
 #[derive(Debug)]
 pub(crate) struct AgentVolume {
     name: String,
     installation_id: String,
     agent: &'static [u8],
-    /// It was seen to be complete. Also makes callers take turns, so that it is filled once.
+    /// It was filled by this process. Also makes callers take turns, so that it is filled once.
     complete: Mutex<bool>,
 }
 
@@ -104,11 +105,6 @@ impl AgentVolume {
     }
 
     async fn fill(&self, client: &Docker, filler: &str) -> Result<()> {
-        let options = ContainerArchiveInfoOptions { path: format!("{HOME}/{MARK}") };
-        // A daemon that answers a question about a missing file answers it without the header that is looked for.
-        if client.get_container_archive_info(filler, Some(options)).await.is_ok() {
-            return Ok(());
-        }
         let archive = archive(self.agent)
             .map_err(|error| Error::internal("the agent could not be packed").because(error))?;
         let options =
@@ -126,6 +122,7 @@ impl AgentVolume {
             source: Some(self.name.clone()),
             typ: Some(MountType::VOLUME),
             read_only: Some(true),
+            volume_options: Some(MountVolumeOptions { no_copy: Some(true), ..MountVolumeOptions::default() }),
             ..Mount::default()
         }
     }
@@ -155,7 +152,9 @@ impl AgentVolume {
             ListContainersOptions { all: true, filters: filter(FILLER), ..ListContainersOptions::default() };
         let fillers =
             client.list_containers(Some(options)).await.map_err(|error| failed("list containers", error))?;
-        for id in fillers.into_iter().filter_map(|filler| filler.id) {
+        // A filler is never started: what runs with its labels is somebody's who copied them.
+        let unstarted = |filler: &ContainerSummary| filler.state == Some(ContainerSummaryStateEnum::CREATED);
+        for id in fillers.into_iter().filter(unstarted).filter_map(|filler| filler.id) {
             remove_container(client, &id).await?;
             removed.push(format!("container {id}"));
         }
@@ -175,7 +174,7 @@ impl AgentVolume {
 }
 
 async fn remove_container(client: &Docker, id: &str) -> Result<()> {
-    let options = RemoveContainerOptions { force: true, v: true, link: false };
+    let options = RemoveContainerOptions { force: false, v: true, link: false };
     match client.remove_container(id, Some(options)).await {
         Ok(()) => Ok(()),
         Err(error) if is_missing(&error) || is_conflict(&error) => Ok(()),
@@ -183,7 +182,7 @@ async fn remove_container(client: &Docker, id: &str) -> Result<()> {
     }
 }
 
-/// The volume's content: the agent, the directory of its socket, and the mark behind them.
+/// The volume's content: the directory of the agent's socket, and the agent.
 fn archive(agent: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::with_capacity(agent.len() + 8192));
     let mut directory = tar::Header::new_gnu();
@@ -191,12 +190,10 @@ fn archive(agent: &[u8]) -> std::io::Result<Vec<u8>> {
     directory.set_size(0);
     directory.set_mode(0o700);
     archive.append_data(&mut directory, "run/", std::io::empty())?;
-    for (name, content, mode) in [("stacyvm-agent", agent, 0o755), (MARK, b"", 0o444)] {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(content.len() as u64);
-        header.set_mode(mode);
-        archive.append_data(&mut header, name, content)?;
-    }
+    let mut header = tar::Header::new_gnu();
+    header.set_size(agent.len() as u64);
+    header.set_mode(0o755);
+    archive.append_data(&mut header, "stacyvm-agent", agent)?;
     archive.into_inner()
 }
 
@@ -205,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mark_comes_last() {
+    fn the_agent_and_the_place_of_its_socket_are_all() {
         let bytes = archive(b"\x7fELF agent").unwrap();
         let mut archive = tar::Archive::new(&*bytes);
         let names: Vec<_> = archive
@@ -213,7 +210,7 @@ mod tests {
             .unwrap()
             .map(|entry| entry.unwrap().path().unwrap().display().to_string())
             .collect();
-        assert_eq!(names, ["run/", "stacyvm-agent", "complete"]);
+        assert_eq!(names, ["run/", "stacyvm-agent"]);
     }
 
     #[test]

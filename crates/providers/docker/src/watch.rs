@@ -72,8 +72,11 @@ impl Watch {
                 ("type".to_owned(), vec!["container".to_owned()]),
                 ("label".to_owned(), vec![format!("{INSTALLATION}={installation_id}")]),
             ]);
-            let mut events =
-                client.events(Some(EventsOptions { filters: Some(filters), ..EventsOptions::default() }));
+            // From a moment before everybody looks: the request itself goes out with the first wait for an event.
+            let since = (Timestamp::now().as_second() - 1).to_string();
+            let options =
+                EventsOptions { filters: Some(filters), since: Some(since), ..EventsOptions::default() };
+            let mut events = client.events(Some(options));
             if client.ping().await.is_ok() {
                 let now = Timestamp::now();
                 if let Some(from) = lost.take() {

@@ -107,3 +107,38 @@ async fn users_ulimits_and_labels_are_those_configured() -> Result<()> {
     ensure!(rule == format!("Host(`3000-{}.localhost`)", sandbox.id), "{rule}");
     host::finish(host).await
 }
+
+/// An image brings its own agent, labels that speak for a sandbox, a user that the kernel would take for root, and a link
+/// that would give the agent's directory away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_image_gets_nothing_by_what_it_holds() -> Result<()> {
+    let image = "stacyvm-test/hostile:latest";
+    let script = "mkdir -p /.stacyvm/run && printf '#!/bin/sh\\nexec sleep 600\\n' > /.stacyvm/stacyvm-agent \
+        && chmod 755 /.stacyvm/stacyvm-agent && touch /.stacyvm/complete && ln -s /.stacyvm/run /workspace";
+    let name = format!("hostile-{:08x}", rand::random::<u32>());
+    docker(&["run", "--name", &name, host::IMAGE, "sh", "-c", script])?;
+    let labels = "LABEL stacyvm.role=filler traefik.http.routers.x.rule=Host(`other`)";
+    docker(&["commit", "--change", labels, "--change", "USER 4294967295:1000", &name, image])?;
+    docker(&["rm", &name])?;
+
+    // The very first sandbox of an installation is made of it, when the agent's volume does not exist yet.
+    let mut host = host::server(&[("STACYVM_PROVIDERS_DOCKER_NETWORK_MODE", "bridge")]).await?;
+    let sandbox = host.spawn_as(&json!({"image": image})).await?;
+    let id = sandbox.id.clone();
+    ensure!(sandbox.exec("echo x").await.is_err(), "its working directory leads to the agent's own");
+    let run = json!({"command": "id -u; ls /.stacyvm/run; touch /.stacyvm/run/x", "workdir": "/"});
+    let run = host.server.post(&sandbox.path("/exec"), &run).await?;
+    ensure!(run["stdout"] == "1000\n" && run["exit_code"] != 0, "{run}");
+    let labels: Value =
+        serde_json::from_str(&docker(&["inspect", "--format", "{{json .Config.Labels}}", &id])?)?;
+    ensure!(labels["stacyvm.role"] == "sandbox" && labels["traefik.http.routers.x.rule"] == "", "{labels}");
+    // The next one has the agent too, and a server that starts again takes neither for something of its own making.
+    let other = host.spawn().await?.id;
+    host.server.kill_9().await?;
+    host.server.restart().await?;
+    host.until("both are there", |s| s.len() == 2 && s.iter().all(|(_, state)| state == "running")).await?;
+    ensure!(host.sandbox(&other)?.stdout("id -u").await? == "1000\n");
+    host::finish(host).await?;
+    docker(&["image", "rm", image])?;
+    Ok(())
+}

@@ -122,7 +122,9 @@ async fn serve(config: &Config, lock: &Lock, quiet: bool) -> Result<()> {
     let store_failed = |e: stacyvm_store::StoreError| Failure::new(e.to_string(), "");
     let installation_id = installation::id(&config.data_dir, &store).await?;
     let generation = store.next_generation().await.map_err(store_failed)?;
-    let providers = providers::enabled(config, &installation_id, generation, lock).await?;
+    let stored = store.live_sandboxes().await.map_err(store_failed)?;
+    let in_use = stored.into_iter().map(|row| row.provider).collect();
+    let providers = providers::enabled(config, &installation_id, generation, lock, &in_use).await?;
     let default = providers::default(&config.providers.default, &providers).await;
     let engine = Engine::start(engine_config(config, default.clone(), generation), store, providers).await?;
 
