@@ -103,9 +103,10 @@ fn serve(socket: &OwnedFd) -> ! {
     // SAFETY: this process never returns from here, and none of its older descriptors is used again.
     unsafe { confine::close_all_but(&[socket.as_raw_fd()]) };
     signals::discard_children();
+    let borrow = supervisor::spawn::may_borrow();
     loop {
         match receive(socket) {
-            Ok(Some(parts)) => fork_supervisor(parts),
+            Ok(Some(parts)) => fork_supervisor(parts, borrow),
             Ok(None) | Err(Errno::INTR | Errno::NOBUFS | Errno::NOMEM) => {}
             // SAFETY: ends the process at once, without the parent's exit handlers.
             Err(_) => unsafe { libc::_exit(0) },
@@ -113,11 +114,11 @@ fn serve(socket: &OwnedFd) -> ! {
     }
 }
 
-fn fork_supervisor(parts: Parts) {
+fn fork_supervisor(parts: Parts, borrow: bool) {
     // SAFETY: the zygote has one thread, so the child's memory is in a consistent state.
     let report = match unsafe { libc::fork() } {
         -1 => Report::failed(Step::Fork, errno_of(&std::io::Error::last_os_error())),
-        0 => supervisor::run(parts),
+        0 => supervisor::run(parts, borrow),
         pid => Report::Forked { pid },
     };
     // Without an agent there is nobody to tell.

@@ -241,8 +241,8 @@ impl Sandbox {
 
     /// Runs `spec` to its end.
     pub(crate) async fn run(&self, spec: &ProcessSpec) -> Verdict<Done> {
-        self.guest.start(spec).await.during(&format!("start of {:?}", spec.argv))?;
-        self.finish(&spec.id).await.during(&format!("{:?}", spec.argv))
+        let (_, output) = self.guest.run(spec).await.during(&format!("start of {:?}", spec.argv))?;
+        collect(output).await.during(&format!("{:?}", spec.argv))
     }
 
     /// Runs the probe to its end.
@@ -257,13 +257,7 @@ impl Sandbox {
 
     /// All output of a process from the first byte on, and its end.
     pub(crate) async fn finish(&self, id: &str) -> Verdict<Done> {
-        let mut output = self.guest.attach(id, 0, true, true).await.during("attach")?;
-        let mut collected = Collected::from(0);
-        loop {
-            if let Some(info) = collected.next(&mut output).await? {
-                return Ok(Done { stdout: collected.stdout, stderr: collected.stderr, info });
-            }
-        }
+        collect(self.guest.attach(id, 0, true, true).await.during("attach")?).await
     }
 
     /// The process once it has ended.
@@ -313,6 +307,16 @@ impl Sandbox {
             Ok(entry) => Ok(entry.size),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
             Err(error) => Err(error).during(&format!("stat of {path:?}")),
+        }
+    }
+}
+
+/// All of an attachment from the first byte to the end of the process.
+pub(crate) async fn collect(mut output: OutputStream) -> Verdict<Done> {
+    let mut collected = Collected::from(0);
+    loop {
+        if let Some(info) = collected.next(&mut output).await? {
+            return Ok(Done { stdout: collected.stdout, stderr: collected.stderr, info });
         }
     }
 }

@@ -29,8 +29,6 @@ pub(crate) struct Attach {
     pub(crate) offset: u64,
     pub(crate) follow: bool,
     pub(crate) pace: bool,
-    /// A guest that is out of reach at first is tried again, too.
-    pub(crate) patient: bool,
 }
 
 /// Attaches; the stream's first connection is tried before this returns, so that an unknown process is an error here.
@@ -38,31 +36,22 @@ pub(crate) struct Attach {
 /// # Errors
 /// As [`stacyvm_provider::Guest::attach`].
 pub(crate) async fn attach(core: &Arc<Core>, attach: Attach) -> Result<OutputStream> {
-    let mut attachment = Attachment {
-        core: core.clone(),
-        next: attach.offset,
-        attach,
-        inner: None,
-        connected: Instant::now(),
-        held: None,
-        lost_since: None,
-        backoff: Backoff::new(RETRY),
-        over: false,
-    };
+    let mut attachment = Attachment::new(core, attach, None);
     // Nobody answers while it is paused: whoever follows begins when it goes on.
     if !attachment.waits() {
         match attachment.connect().await {
-            Err(error) if is_passing(&error) && (attachment.attach.patient || attachment.waits()) => {
+            Err(error) if is_passing(&error) && attachment.waits() => {
                 attachment.lost();
             }
             result => result?,
         }
     }
-    Ok(stream::unfold(attachment, |mut attachment| async move {
-        let event = attachment.next().await?;
-        Some((event, attachment))
-    })
-    .boxed())
+    Ok(attachment.stream())
+}
+
+/// The same for who is attached already.
+pub(crate) fn attached(core: &Arc<Core>, attach: Attach, output: OutputStream) -> OutputStream {
+    Attachment::new(core, attach, Some(output)).stream()
 }
 
 struct Attachment {
@@ -80,6 +69,28 @@ struct Attachment {
 }
 
 impl Attachment {
+    fn new(core: &Arc<Core>, attach: Attach, inner: Option<OutputStream>) -> Self {
+        Self {
+            core: core.clone(),
+            next: attach.offset,
+            attach,
+            inner,
+            connected: Instant::now(),
+            held: None,
+            lost_since: None,
+            backoff: Backoff::new(RETRY),
+            over: false,
+        }
+    }
+
+    fn stream(self) -> OutputStream {
+        stream::unfold(self, |mut attachment| async move {
+            let event = attachment.next().await?;
+            Some((event, attachment))
+        })
+        .boxed()
+    }
+
     async fn connect(&mut self) -> Result<()> {
         let Attach { target, process, follow, pace, .. } = &self.attach;
         let guest = target.guest().await?;

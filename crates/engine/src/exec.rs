@@ -3,13 +3,13 @@
 
 use crate::{
     Engine, Error, ExecOutcome, ExecRequest, Limits, Operation, Result,
-    attach::{Attach, attach},
+    attach::{Attach, attach, attached},
     core::Core,
     events::details,
     guard::{Backoff, guarded},
     reach::{Target, find},
 };
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt, future::BoxFuture};
 use serde_json::Value;
 use stacyvm_provider::{
     ErrorKind, Guest, Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec, SandboxId, Signal,
@@ -82,7 +82,8 @@ impl Engine {
     async fn launch(&self, id: &str, spec: ProcessSpec) -> Result<ProcessInfo> {
         let started = Instant::now();
         let target = Target::find(&self.core, id).await?;
-        let result = start(&target, &spec).await.map(|(_, info)| info);
+        let result =
+            start(&target, &spec, |guest, spec| async move { guest.start(spec).await }.boxed()).await;
         match &result {
             Ok(info) if info.outcome.is_none() => watch(&self.core, &target, &spec.id),
             Ok(info) => report_end(&self.core, &target, info),
@@ -111,14 +112,7 @@ impl Engine {
         } else {
             Target::find(&self.core, id).await?
         };
-        let wanted = Attach {
-            target: target.clone(),
-            process: process.to_owned(),
-            offset,
-            follow,
-            pace,
-            patient: false,
-        };
+        let wanted = Attach { target: target.clone(), process: process.to_owned(), offset, follow, pace };
         attach(&self.core, wanted).await.map_err(|error| target.explain(error))
     }
 }
@@ -193,25 +187,28 @@ fn exec_deadline(asked: Option<Duration>, limits: &Limits) -> Result<Option<Dura
     Ok(chosen.into_iter().chain(set(limits.max_exec_timeout)).min())
 }
 
-/// Starts a process, once, however often that takes.
-async fn start(target: &Target, spec: &ProcessSpec) -> Result<(Arc<dyn Guest>, ProcessInfo)> {
+/// Starts a process, once, however often `ask` has to be asked for that.
+async fn start<'a, T>(
+    target: &Target,
+    spec: &'a ProcessSpec,
+    ask: impl Fn(Arc<dyn Guest>, &'a ProcessSpec) -> BoxFuture<'a, stacyvm_provider::Result<T>>,
+) -> Result<T> {
     let mut backoff = Backoff::new(START_RETRY);
     let mut attempts = 0;
     loop {
         attempts += 1;
         let attempt = async {
             let guest = target.guest().await?;
-            let info = guarded(target.deadline(), guest.start(spec)).await?;
-            Ok((guest, info))
+            guarded(target.deadline(), ask(guest, spec)).await
         };
         let result = tokio::select! {
             result = attempt => result,
             () = target.handle.gone.cancelled() => Err(stacyvm_provider::Error::destroyed("the sandbox is gone")),
         };
         match result {
-            Ok((guest, info)) => {
+            Ok(started) => {
                 target.emit(EventType::ExecStarted, [("process_id", spec.id.as_str().into())]);
-                return Ok((guest, info));
+                return Ok(started);
             }
             Err(error)
                 if error.kind() == ErrorKind::Unavailable
@@ -228,19 +225,10 @@ async fn start(target: &Target, spec: &ProcessSpec) -> Result<(Arc<dyn Guest>, P
 async fn run(core: &Arc<Core>, target: &Target, spec: &ProcessSpec, started: Instant) -> Result<ExecOutcome> {
     // Before the start is asked for: a caller that goes away while it is under way leaves a process, too.
     let mut kill = KillOnDrop { core: core.clone(), target: Some(target.clone()), process: spec.id.clone() };
-    start(target, spec).await?;
-    let wanted = Attach {
-        target: target.clone(),
-        process: spec.id.clone(),
-        offset: 0,
-        follow: true,
-        pace: true,
-        patient: true,
-    };
-    let collected = async {
-        let output = attach(core, wanted).await.map_err(|error| target.explain(error))?;
-        collect(target, output, core.config.limits.max_output_bytes).await
-    };
+    let (_, output) = start(target, spec, |guest, spec| async move { guest.run(spec).await }.boxed()).await?;
+    let wanted =
+        Attach { target: target.clone(), process: spec.id.clone(), offset: 0, follow: true, pace: true };
+    let collected = collect(target, attached(core, wanted, output), core.config.limits.max_output_bytes);
     let result = match spec.deadline {
         None => collected.await,
         Some(deadline) => tokio::select! {

@@ -21,6 +21,8 @@ use tokio::time::Instant;
 
 /// A question during recovery that takes longer gives its turn to the next sandbox, and goes on.
 const TURN: Duration = Duration::from_millis(500);
+/// Time for a guest to say that it is there. Calls have more: two looks are to be over before one of them is given up.
+const PING: Duration = Duration::from_secs(5);
 /// Looks in a row that must fail before a running sandbox counts as unhealthy: one may be a moment of load.
 const MISSES: u32 = 2;
 
@@ -30,7 +32,10 @@ enum Seen {
     Running,
     Paused,
     Ended(String),
+    /// Its runtime cannot be asked.
     Away(String),
+    /// Its runtime says that it runs, and its guest does not answer: dead, wedged, or starved on a busy host.
+    Silent(String),
 }
 
 impl Actor {
@@ -55,6 +60,7 @@ impl Actor {
                 seen = maybe(&mut looking) => {
                     looking = None;
                     looked = Instant::now();
+                    let silent = matches!(seen, Seen::Silent(_));
                     let pause = match seen {
                         Seen::Ended(reason) => return self.lost(&alarm.unwrap_or(reason), recovering).await,
                         Seen::Running | Seen::Paused => {
@@ -74,9 +80,10 @@ impl Actor {
                                 spread(config.probe_interval)
                             }
                         }
-                        Seen::Away(reason) => {
+                        Seen::Away(reason) | Seen::Silent(reason) => {
                             missed += 1;
-                            if recovering || unhealthy || alarm.is_some() || missed >= MISSES {
+                            let known = recovering && !silent || unhealthy || alarm.is_some();
+                            if known || missed >= MISSES {
                                 self.out_of_reach(&reason, recovering).await;
                                 recovering = false;
                                 ended = None;
@@ -84,6 +91,7 @@ impl Actor {
                             backoff.pause()
                         }
                     };
+                    self.looked();
                     next.as_mut().reset(Instant::now() + pause);
                 }
                 (turned, result) = pause::over(&mut turning) => {
@@ -209,23 +217,23 @@ async fn look(slot: Slot, id: SandboxId, deadline: Duration) -> Seen {
             return Seen::Ended("its runtime does not have it any more".into());
         }
         Err(error) if error.kind() == ErrorKind::Destroyed => return Seen::Ended(error.message().into()),
-        Err(error) => return away(&id, &error),
+        Err(error) => return Seen::Away(reason(&id, &error)),
     }
     // The runtime says that it runs: that its guest cannot be reached is never the end of it.
     let connected = guarded(deadline, slot.provider.connect(&id)).await;
     let answered = match connected {
-        Ok(guest) => guarded(deadline, guest.ping()).await,
+        Ok(guest) => guarded(deadline.min(PING), guest.ping()).await,
         Err(error) => Err(error),
     };
     match answered {
         Ok(()) => Seen::Running,
-        Err(error) => away(&id, &error),
+        Err(error) => Seen::Silent(reason(&id, &error)),
     }
 }
 
-fn away(id: &SandboxId, error: &Error) -> Seen {
+fn reason(id: &SandboxId, error: &Error) -> String {
     tracing::debug!(sandbox = %id, error = error.chain(), "out of reach");
-    Seen::Away(error.message().into())
+    error.message().into()
 }
 
 async fn maybe<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {

@@ -64,7 +64,7 @@ impl Engine {
     async fn turn(&self, id: &str, turn: Turn) -> Result<SandboxRecord> {
         let started = Instant::now();
         let handle = find(&self.core, id).await?;
-        handle.settled(id, self.core.config.provider_deadline).await?;
+        handle.settled(id).await?;
         let provider = handle.record().provider.clone();
         let result = self.ask(&handle, |reply| Message::Turn(turn, reply)).await;
         let operation = if turn == Turn::Pause { Operation::Pause } else { Operation::Resume };

@@ -11,7 +11,7 @@ use crate::{
 use serde_json::Value;
 use stacyvm_provider::{ErrorKind, Guest, SandboxId};
 use stacyvm_types::{EventType, SandboxState};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// A sandbox that took commands when it was looked up.
 #[derive(Clone)]
@@ -39,7 +39,8 @@ impl Target {
 
     async fn find_in(core: &Arc<Core>, id: &str, fine: impl Fn(SandboxState) -> bool) -> Result<Self> {
         let handle = find(core, id).await?;
-        handle.settled(id, core.config.provider_deadline).await?;
+        handle.settled(id).await?;
+        handle.looked_again().await;
         let record = handle.record();
         let slot = core.providers.get(&record.provider).cloned();
         let Some(slot) = slot else { return Err(not_configured(&record.provider).into()) };
@@ -72,7 +73,7 @@ impl Target {
     }
 
     /// Longest time for one question to it.
-    pub(crate) fn deadline(&self) -> std::time::Duration {
+    pub(crate) fn deadline(&self) -> Duration {
         self.core.config.provider_deadline
     }
 

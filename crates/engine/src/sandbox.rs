@@ -50,6 +50,11 @@ use tokio_util::sync::CancellationToken;
 
 /// Requests that may wait for one sandbox.
 const MAILBOX: usize = 64;
+/// Longest time that a caller is kept waiting for a sandbox that is being found again after a start: two looks at a guest
+/// that does not answer.
+const SETTLE: Duration = Duration::from_secs(20);
+/// Longest time that a caller is kept waiting for one more look: one at a guest that does not answer.
+const LOOK: Duration = Duration::from_secs(6);
 /// Waits for a process's end, of the engine's own, that one guest is asked for at once.
 const WAITS: usize = 16;
 
@@ -74,6 +79,8 @@ pub(crate) struct View {
     pub(crate) birth: Option<Result<()>>,
     /// False after a start until the runtime was asked about it once.
     pub(crate) settled: bool,
+    /// Looks at it so far (`live.rs`).
+    pub(crate) looks: u64,
 }
 
 /// The way to a sandbox's task.
@@ -95,10 +102,10 @@ impl Handle {
     /// Returns once its runtime was asked about it, which after a start takes a moment that callers need not see.
     ///
     /// # Errors
-    /// `Unavailable` if that takes longer than `deadline`.
-    pub(crate) async fn settled(&self, id: &str, deadline: Duration) -> Result<()> {
+    /// `Unavailable` if that takes too long.
+    pub(crate) async fn settled(&self, id: &str) -> Result<()> {
         let mut view = self.view.clone();
-        let _ = tokio::time::timeout(deadline, view.wait_for(|view| view.settled)).await;
+        let _ = tokio::time::timeout(SETTLE, view.wait_for(|view| view.settled)).await;
         if self.view.borrow().settled {
             return Ok(());
         }
@@ -130,6 +137,22 @@ impl Handle {
                 Ok(_) = view.wait_for(paused) => left = left.saturating_sub(started.elapsed()),
             }
         }
+    }
+
+    /// Has it looked at once more if it is out of reach: what its state says is as old as the last look. Returns when that
+    /// is done, or does not get done soon.
+    pub(crate) async fn looked_again(&self) {
+        let mut view = self.view.clone();
+        let seen = {
+            let view = view.borrow_and_update();
+            if view.record.state != SandboxState::Unhealthy {
+                return;
+            }
+            view.looks
+        };
+        self.check();
+        let news = |view: &View| view.looks != seen || view.record.state != SandboxState::Unhealthy;
+        let _ = tokio::time::timeout(LOOK, view.wait_for(news)).await;
     }
 
     /// Hints that its guest is in trouble. A full mailbox means that it has enough to do.
@@ -170,7 +193,8 @@ impl Actor {
     /// A task for `record`, to be run by [`Actor::run`], and the way to it.
     pub(crate) fn new(core: Arc<Core>, record: SandboxRecord, born: bool, settled: bool) -> (Self, Handle) {
         let (sender, mailbox) = mpsc::channel(MAILBOX);
-        let view = View { record: Arc::new(record.clone()), birth: born.then_some(Ok(())), settled };
+        let view =
+            View { record: Arc::new(record.clone()), birth: born.then_some(Ok(())), settled, looks: 0 };
         let (publisher, view) = watch::channel(view);
         let gone = CancellationToken::new();
         let handle =
@@ -293,6 +317,11 @@ impl Actor {
     /// Says that the runtime was asked about it.
     pub(crate) fn settled(&self) {
         self.view.send_if_modified(|view| !std::mem::replace(&mut view.settled, true));
+    }
+
+    /// Says that it was looked at.
+    pub(crate) fn looked(&self) {
+        self.view.send_modify(|view| view.looks += 1);
     }
 
     pub(crate) fn emit<const N: usize>(&self, kind: EventType, data: [(&str, Value); N]) {

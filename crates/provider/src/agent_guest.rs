@@ -37,8 +37,8 @@ pub trait AgentEndpoint: Send + Sync + 'static {
     }
 }
 
-/// Time for an answer that needs neither disk nor process.
-const PROMPT: Duration = Duration::from_secs(5);
+/// Time for an answer that needs neither disk nor process: seconds, where the host has too much to do.
+const PROMPT: Duration = Duration::from_secs(10);
 /// Time for an answer that may need the disk, and for the next piece of a file.
 const DISK: Duration = Duration::from_secs(60);
 
@@ -110,6 +110,10 @@ impl Guest for AgentGuest {
 
     async fn start(&self, spec: &ProcessSpec) -> Result<ProcessInfo> {
         self.start_process(spec).await
+    }
+
+    async fn run(&self, spec: &ProcessSpec) -> Result<(ProcessInfo, OutputStream)> {
+        self.run_process(spec).await
     }
 
     async fn attach(&self, id: &str, offset: u64, follow: bool, pace: bool) -> Result<OutputStream> {

@@ -142,6 +142,37 @@ async fn lies_are_internal_errors_not_results() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_run_that_is_not_what_was_asked_for_is_an_error_in_bounded_time() {
+    let guest = guest(Behaviour::ServesLies);
+    let run = async |id: &str| {
+        let spec = ProcessSpec { id: id.into(), argv: vec!["true".into()], ..ProcessSpec::default() };
+        tokio::time::timeout(Duration::from_secs(120), guest.run(&spec)).await.expect("bounded")
+    };
+    for (id, kind) in [
+        ("silent", ErrorKind::Unavailable),
+        ("hung", ErrorKind::Unavailable),
+        ("empty", ErrorKind::Internal),
+        ("headless", ErrorKind::Internal),
+        ("mistaken", ErrorKind::Internal),
+    ] {
+        let error = run(id).await.err().unwrap();
+        assert_eq!(error.kind(), kind, "{id}: {error:?}");
+    }
+    let (_, mut output) = run("restarting").await.unwrap();
+    assert!(output.next().await.unwrap().is_ok());
+    assert!(output.next().await.unwrap().unwrap_err().message().contains("broke the protocol"));
+    assert!(output.next().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_cannot_run_is_asked_the_older_way() {
+    let spec = ProcessSpec { id: "theirs".into(), argv: vec!["true".into()], ..ProcessSpec::default() };
+    let (process, mut output) = guest(Behaviour::ServesLies).run(&spec).await.unwrap();
+    assert_eq!(process.id, "theirs");
+    assert!(output.next().await.unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn floods_are_cut_at_their_bound() {
     let guest = guest(Behaviour::ServesLies);
     let error = guest.list_dir("/").await.unwrap_err();
@@ -187,6 +218,7 @@ fn no<T>() -> Result<T, Status> {
 #[async_trait]
 impl Bulk for Liar {
     type AttachStream = Out<proto::OutputEvent>;
+    type RunStream = Out<proto::OutputEvent>;
     type ReadFileStream = Out<proto::ReadFilePart>;
     type ListDirStream = Out<proto::FileInfos>;
     type GlobStream = Out<proto::FileInfos>;
@@ -197,6 +229,27 @@ impl Bulk for Liar {
             Ok(proto::OutputEvent { event: Some(proto::output_event::Event::Chunk(chunk)) })
         };
         Ok(Response::new(stream::iter([chunk(0), chunk(0), chunk(3)]).boxed()))
+    }
+    /// Does to each process what its name says.
+    async fn run(&self, request: Request<proto::RunRequest>) -> Result<Response<Self::RunStream>, Status> {
+        use proto::output_event::Event;
+        let id = request.into_inner().start.unwrap_or_default().id;
+        let started =
+            |id: &str| Event::Started(proto::Process { id: id.into(), ..proto::Process::default() });
+        let chunk =
+            Event::Chunk(proto::OutputChunk { stream: 1, offset: 0, data: Bytes::from_static(b"abc") });
+        let events = match id.as_str() {
+            "silent" => return Ok(Response::new(stream::pending().boxed())),
+            "hung" => return std::future::pending().await,
+            "empty" => Vec::new(),
+            "headless" => vec![chunk],
+            "mistaken" => vec![started("theirs")],
+            "restarting" => vec![started(&id), chunk, started(&id)],
+            _ => return no(),
+        };
+        Ok(Response::new(
+            stream::iter(events).map(|event| Ok(proto::OutputEvent { event: Some(event) })).boxed(),
+        ))
     }
     async fn read_file(
         &self,

@@ -6,13 +6,23 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::Value;
 use std::time::Duration;
 
-/// Prints a number every 10 ms, for ever. Where there is no Python, a process is made for each pause, which is much to do
-/// for a host with fifty of them.
-const COUNTER: &str = "command -v python3 >/dev/null && exec python3 -uc 'import itertools, time
+/// Prints a number every 10 ms, for ever, without work worth mentioning where there is Python.
+const LIGHT: &str = "command -v python3 >/dev/null && exec python3 -uc 'import itertools, time
 for n in itertools.count():
     print(n)
     time.sleep(0.01)'
 i=0; while :; do echo $i; i=$((i+1)); sleep 0.01; done";
+/// The same with a process for each pause.
+const FORKING: &str = "i=0; while :; do echo $i; i=$((i+1)); sleep 0.01; done";
+
+/// How much the counters make the host work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Next to nothing, where the image has Python.
+    Light,
+    /// A new process every 10 ms each: fifty of them leave a small host no time for anything else.
+    Forking,
+}
 
 /// One counter and what was read of it.
 pub struct Counter {
@@ -73,11 +83,11 @@ impl Counter {
 ///
 /// # Errors
 /// When one cannot be made.
-pub async fn start(host: &Host, count: usize) -> Result<Vec<Counter>> {
+pub async fn start(host: &Host, count: usize, work: Work) -> Result<Vec<Counter>> {
     let mut counters = Vec::new();
     for _ in 0..count {
         let sandbox = host.spawn().await?;
-        let process = sandbox.start(COUNTER, false).await?;
+        let process = sandbox.start(if work == Work::Light { LIGHT } else { FORKING }, false).await?;
         counters.push(Counter { sandbox: sandbox.id.clone(), process, text: Vec::new() });
     }
     Ok(counters)
@@ -90,9 +100,10 @@ pub async fn start(host: &Host, count: usize) -> Result<Vec<Counter>> {
 pub async fn nothing_is_lost(
     mut host: Host,
     count: usize,
+    work: Work,
     interrupt: impl AsyncFn(&mut Host) -> Result<()>,
 ) -> Result<()> {
-    let mut counters = start(&host, count).await?;
+    let mut counters = start(&host, count, work).await?;
     for counter in &mut counters {
         counter.catch_up(&host).await?;
     }

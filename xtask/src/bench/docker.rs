@@ -3,7 +3,7 @@
 use super::{
     engine::Engine,
     samples::{Comparison, Goal, Samples},
-    scenarios::{compare, ms, timed},
+    scenarios::{BLOCK, block, block_of, compare, ms, settle},
     server::Server,
 };
 use anyhow::{Context, Result, ensure};
@@ -78,7 +78,8 @@ impl What {
         };
         let mut comparison = compare(&format!("{name}, {runtime}"), "ms", false, sides);
         comparison.not_run.extend(why_not.map(str::to_owned));
-        Comparison { goal: Some(goal), ..comparison }
+        // What hardens is measured beside the others, without a goal of its own.
+        Comparison { goal: (runtime == RUNTIMES[0]).then_some(goal), ..comparison }
     }
 }
 
@@ -87,16 +88,10 @@ async fn execs(server: &Server, engine: &Engine, runtime: &str, samples: usize) 
     let (mut ours, mut api) = (Samples::new("stacyvm docker (API)"), Samples::new("Engine API exec"));
     let mut cli = Samples::new("docker exec");
     let id = create_one(server, runtime).await?;
-    server.exec(&id, &["/bin/true"]).await?;
-    engine.exec(&id, &["/bin/true"]).await?;
-    for _ in 0..samples {
-        let start = Instant::now();
-        server.exec(&id, &["/bin/true"]).await?;
-        ours.values.push(ms(start));
-        let start = Instant::now();
-        engine.exec(&id, &["/bin/true"]).await?;
-        api.values.push(ms(start));
-        timed(engine.cli(&["exec", &id, "/bin/true"]), &mut cli)?;
+    for _ in 0..samples.div_ceil(BLOCK) {
+        block(&mut ours, async || server.exec(&id, &["/bin/true"]).await.map(drop)).await?;
+        block(&mut api, async || engine.exec(&id, &["/bin/true"]).await).await?;
+        block_of(&mut cli, || engine.cli(&["exec", &id, "/bin/true"])).await?;
     }
     server.destroy(&id).await?;
     Ok(vec![ours, api, cli])
@@ -110,6 +105,7 @@ async fn creates(server: &Server, engine: &Engine, runtime: &str, samples: usize
         if round % 2 == 0 {
             create_and_destroy(server, engine, runtime, &mut ours).await?;
         }
+        settle().await;
         docker_run(engine, runtime, &mut theirs)?;
         if round % 2 == 1 {
             create_and_destroy(server, engine, runtime, &mut ours).await?;
@@ -128,6 +124,7 @@ async fn create_and_destroy(
     runtime: &str,
     into: &mut Samples,
 ) -> Result<()> {
+    settle().await;
     let start = Instant::now();
     let id = create_one(server, runtime).await?;
     ensure!(server.exec(&id, &["echo", "ok"]).await? == "ok\n");

@@ -6,11 +6,11 @@ use super::{
     server::Server,
 };
 use anyhow::{Result, ensure};
-use futures::{StreamExt, future::BoxFuture, stream};
+use futures::{StreamExt, future::LocalBoxFuture, stream};
 use std::{
     path::PathBuf,
     process::{Command, Stdio},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// One scenario.
@@ -18,7 +18,7 @@ pub(super) struct Scenario {
     /// Name for `--only`.
     pub(super) name: &'static str,
     /// Takes the binary and the number of samples.
-    pub(super) run: fn(PathBuf, usize) -> BoxFuture<'static, Result<Vec<Comparison>>>,
+    pub(super) run: fn(PathBuf, usize) -> LocalBoxFuture<'static, Result<Vec<Comparison>>>,
 }
 
 /// All of them, in the order of the report.
@@ -53,6 +53,34 @@ pub(super) fn compare(
     Comparison { scenario: scenario.to_owned(), unit, more_is_better, sides, not_run, goal: None }
 }
 
+/// Lets the host come to rest before a sample, so that no side pays for what the one before it left to be done.
+pub(super) async fn settle() {
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
+/// Samples of one side in a row, where what is measured is warm: as many as one side takes before it is the other's turn.
+pub(super) const BLOCK: usize = 10;
+
+/// A block of one side: the host comes to rest, one round brings everything back into its caches, the rest counts.
+pub(super) async fn block(into: &mut Samples, mut once: impl AsyncFnMut() -> Result<()>) -> Result<()> {
+    settle().await;
+    once().await?;
+    for _ in 0..BLOCK {
+        let start = Instant::now();
+        once().await?;
+        into.values.push(ms(start));
+    }
+    Ok(())
+}
+
+/// A block of a rival's command, if it is here.
+pub(super) async fn block_of(into: &mut Samples, command: impl Fn() -> Option<Command>) -> Result<()> {
+    if command().is_none() {
+        return Ok(());
+    }
+    block(into, async || timed(command(), &mut Samples::new(""))).await
+}
+
 /// Time of a rival's command from start to end, if it is here.
 pub(super) fn timed(command: Option<Command>, into: &mut Samples) -> Result<()> {
     if let Some(mut command) = command {
@@ -70,6 +98,7 @@ async fn create(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>> {
     let (mut ours, mut bwrap) = (Samples::new("stacyvm native (API)"), Samples::new("bwrap --unshare-all"));
     let mut destroy = Samples::new("stacyvm native (API)");
     for _ in 0..samples {
+        settle().await;
         let start = Instant::now();
         let id = server.create().await?;
         ensure!(server.exec(&id, &["/bin/echo", "hi"]).await? == "hi\n");
@@ -77,6 +106,7 @@ async fn create(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>> {
         let start = Instant::now();
         server.destroy(&id).await?;
         destroy.values.push(ms(start));
+        settle().await;
         timed(rivals::bwrap(&["/bin/echo", "hi"]), &mut bwrap)?;
     }
     Ok(vec![
@@ -94,7 +124,9 @@ async fn run_command(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>>
             .env("STACYVM_DATA_DIR", data.path())
             .env_remove("STACYVM_SERVER");
         run.stdin(Stdio::null());
+        settle().await;
         timed(Some(run), &mut ours)?;
+        settle().await;
         timed(rivals::bwrap(&["/bin/echo", "hi"]), &mut bwrap)?;
     }
     Ok(vec![compare("one command, start to finish", "ms", false, vec![ours, bwrap])])
@@ -105,12 +137,10 @@ async fn exec(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>> {
     let id = server.create().await?;
     let (mut ours, mut bwrap) = (Samples::new("stacyvm native (API)"), Samples::new("bwrap --unshare-all"));
     let mut bare = Samples::new("bare host (floor)");
-    for _ in 0..samples * 5 {
-        let start = Instant::now();
-        server.exec(&id, &["/bin/true"]).await?;
-        ours.values.push(ms(start));
-        timed(rivals::bwrap(&["/bin/true"]), &mut bwrap)?;
-        timed(Some(rivals::bare(&["/bin/true"])), &mut bare)?;
+    for _ in 0..(samples * 5).div_ceil(BLOCK) {
+        block(&mut ours, async || server.exec(&id, &["/bin/true"]).await.map(drop)).await?;
+        block_of(&mut bwrap, || rivals::bwrap(&["/bin/true"])).await?;
+        block_of(&mut bare, || Some(rivals::bare(&["/bin/true"]))).await?;
     }
     server.destroy(&id).await?;
     Ok(vec![compare("warm exec", "ms", false, vec![ours, bwrap, bare])])

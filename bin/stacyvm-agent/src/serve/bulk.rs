@@ -13,8 +13,9 @@ use crate::{
 use futures::{Stream, StreamExt, stream};
 use stacyvm_guest::proto::{
     AttachRequest, ChmodRequest, Empty, FileInfo, FileInfos, GlobRequest, ListDirRequest, MkdirRequest,
-    MoveRequest, OutputEvent, PathRequest, ReadFilePart, ReadFileRequest, RemoveRequest, StdinReply,
-    StdinRequest, WriteFilePart, WriteFileStart, bulk_server::Bulk, read_file_part, write_file_part::Part,
+    MoveRequest, OutputEvent, PathRequest, ReadFilePart, ReadFileRequest, RemoveRequest, RunRequest,
+    StdinReply, StdinRequest, WriteFilePart, WriteFileStart, bulk_server::Bulk, output_event::Event,
+    read_file_part, write_file_part::Part,
 };
 use std::{pin::Pin, sync::Arc};
 use tonic::{Request, Response, Status, Streaming};
@@ -95,6 +96,7 @@ fn batches<S: Send + 'static>(
 #[tonic::async_trait]
 impl Bulk for BulkService {
     type AttachStream = Answer<OutputEvent>;
+    type RunStream = Answer<OutputEvent>;
     type ReadFileStream = Answer<ReadFilePart>;
     type ListDirStream = Answer<FileInfos>;
     type GlobStream = Answer<FileInfos>;
@@ -103,6 +105,15 @@ impl Bulk for BulkService {
         let request = request.into_inner();
         let process = self.0.table.get(&request.id)?;
         Ok(Response::new(attach::attach(process, &request)?.map(Ok).boxed()))
+    }
+
+    async fn run(&self, request: Request<RunRequest>) -> Result<Response<Self::RunStream>, Status> {
+        let RunRequest { start, pace } = request.into_inner();
+        let process = self.0.table.start(start.unwrap_or_default()).await?;
+        let wanted = AttachRequest { offset: 0, follow: true, pace, ..AttachRequest::default() };
+        let started = OutputEvent { event: Some(Event::Started(process.describe())) };
+        let output = attach::attach(process, &wanted)?;
+        Ok(Response::new(stream::iter([started]).chain(output).map(Ok).boxed()))
     }
 
     async fn write_stdin(&self, request: Request<StdinRequest>) -> Result<Response<StdinReply>, Status> {

@@ -1,11 +1,7 @@
 //! From a fresh child of the supervisor to the program that was asked for: nothing of the agent's is left to it.
 #![expect(unsafe_code, reason = "execve takes raw pointers")]
 
-use super::{
-    Parts,
-    request::{Request, View},
-    wire::Step,
-};
+use super::{Parts, request::View, wire::Step};
 use crate::{confine, fail::errno_of, signals};
 use rustix::{
     fs::{self, Access, AtFlags, CWD, Mode, OFlags},
@@ -14,64 +10,96 @@ use rustix::{
     thread,
 };
 use std::{
-    convert::Infallible,
     ffi::{CStr, CString},
-    os::fd::OwnedFd,
     ptr,
 };
 
 /// Out of 1000: this much of all memory is added to what a process uses when the kernel looks for one to end.
 const OOM_SCORE: i32 = 300;
+const OOM_SCORE_TEXT: &[u8] = b"300";
 
-/// Reads the request and becomes the program.
-///
-/// # Errors
-/// Where and why it did not.
-pub(super) fn become_program(parts: &Parts) -> Result<Infallible, (Step, Errno)> {
-    let at = |step| move |errno| (step, errno);
-    let request = read_all(&parts.request).map_err(at(Step::Prepare))?;
-    let request = Request::decode(&request).ok_or((Step::Prepare, Errno::BADMSG))?;
-
-    setsid().map_err(at(Step::Prepare))?;
-    rustix::stdio::dup2_stdin(&parts.stdin).map_err(at(Step::Prepare))?;
-    rustix::stdio::dup2_stdout(&parts.stdout).map_err(at(Step::Prepare))?;
-    rustix::stdio::dup2_stderr(&parts.stderr).map_err(at(Step::Prepare))?;
-    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).map_err(at(Step::Prepare))?;
-    rustix::process::umask(Mode::from_raw_mode(0o022));
-    volunteer_for_oom().map_err(at(Step::OomScore))?;
-
-    // The bounding set first: it takes a capability that is gone once the user is changed.
-    confine::empty_bounding_set().map_err(at(Step::Privileges))?;
-    if let Some((uid, gid, groups)) = &request.user {
-        change_user(*uid, *gid, groups).map_err(at(Step::User))?;
-    }
-    match &request.user {
-        // Asked for, and offered by this runtime: a package manager changes owners and users.
-        Some((0, ..)) => confine::keep_for_root(),
-        _ => confine::drop_all(),
-    }
-    .map_err(at(Step::Privileges))?;
-    thread::set_no_new_privs(true).map_err(at(Step::Privileges))?;
-
-    fchdir(&parts.cwd).map_err(at(Step::Directory))?;
-    signals::reset().map_err(at(Step::Prepare))?;
-    // What is open from here on closes by itself: all of it was opened with close-on-exec.
-    execute(&request)
+/// All that it takes to become the program, made beforehand: the leader may not own memory.
+#[derive(Debug)]
+pub(super) struct Leader<'a> {
+    parts: &'a Parts,
+    request: &'a View<'a>,
+    groups: Vec<Gid>,
+    argv: Vec<*const libc::c_char>,
+    env: Vec<*const libc::c_char>,
+    candidates: Vec<CString>,
 }
 
-fn read_all(file: &OwnedFd) -> Result<Vec<u8>, Errno> {
-    let size = usize::try_from(fs::fstat(file)?.st_size).map_err(|_| Errno::BADMSG)?;
-    let mut bytes = vec![0; size];
-    let mut filled = 0;
-    while filled < size {
-        match rustix::io::pread(file, &mut bytes[filled..], filled as u64) {
-            Ok(0) => return Err(Errno::BADMSG),
-            Ok(read) => filled += read,
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
+impl<'a> Leader<'a> {
+    pub(super) fn new(parts: &'a Parts, request: &'a View<'a>) -> Self {
+        let pointers = |list: &[&CStr]| list.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect();
+        let groups = request.user.iter().flat_map(|(_, _, groups)| groups).copied().map(Gid::from_raw);
+        Self {
+            parts,
+            request,
+            groups: groups.collect(),
+            argv: pointers(&request.argv),
+            env: pointers(&request.env),
+            candidates: candidates(request.program, request.path),
         }
     }
-    Ok(bytes)
+
+    /// Becomes the program. Returns where and why it did not.
+    pub(super) fn become_program(&self) -> (Step, Errno) {
+        match self.prepare() {
+            Ok(()) => self.execute(),
+            Err(failure) => failure,
+        }
+    }
+
+    fn prepare(&self) -> Result<(), (Step, Errno)> {
+        let at = |step| move |errno| (step, errno);
+        let Parts { stdin, stdout, stderr, cwd, .. } = self.parts;
+        setsid().map_err(at(Step::Prepare))?;
+        rustix::stdio::dup2_stdin(stdin).map_err(at(Step::Prepare))?;
+        rustix::stdio::dup2_stdout(stdout).map_err(at(Step::Prepare))?;
+        rustix::stdio::dup2_stderr(stderr).map_err(at(Step::Prepare))?;
+        setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
+            .map_err(at(Step::Prepare))?;
+        rustix::process::umask(Mode::from_raw_mode(0o022));
+        volunteer_for_oom().map_err(at(Step::OomScore))?;
+
+        // The bounding set first: it takes a capability that is gone once the user is changed.
+        confine::empty_bounding_set().map_err(at(Step::Privileges))?;
+        if let Some((uid, gid, _)) = &self.request.user {
+            change_user(*uid, *gid, &self.groups).map_err(at(Step::User))?;
+        }
+        match &self.request.user {
+            // Asked for, and offered by this runtime: a package manager changes owners and users.
+            Some((0, ..)) => confine::keep_for_root(),
+            _ => confine::drop_all(),
+        }
+        .map_err(at(Step::Privileges))?;
+        thread::set_no_new_privs(true).map_err(at(Step::Privileges))?;
+
+        fchdir(cwd).map_err(at(Step::Directory))?;
+        // What is open from here on closes by itself: all of it was opened with close-on-exec.
+        signals::reset().map_err(at(Step::Prepare))
+    }
+
+    /// Tries each place that the program may be in, as `execvp` does, without that function's shell fallback: a text file
+    /// that names no interpreter is the caller's mistake.
+    fn execute(&self) -> (Step, Errno) {
+        let mut failure = Errno::NOENT;
+        for candidate in &self.candidates {
+            // SAFETY: all three are NUL-terminated, and live until the call returns, which it does only when it failed.
+            unsafe { libc::execve(candidate.as_ptr(), self.argv.as_ptr(), self.env.as_ptr()) };
+            match errno_of(&std::io::Error::last_os_error()) {
+                Errno::NOENT if fs::accessat(CWD, candidate, Access::EXISTS, AtFlags::empty()).is_ok() => {
+                    return (Step::Interpreter, Errno::NOENT);
+                }
+                Errno::NOENT | Errno::NOTDIR => {}
+                // Perhaps another directory has one that may be executed.
+                Errno::ACCESS => failure = Errno::ACCESS,
+                errno => return (Step::Execute, errno),
+            }
+        }
+        (Step::Execute, failure)
+    }
 }
 
 /// Makes this process go before the agent and before the host's own when memory is short. Raising the score is anybody's
@@ -90,16 +118,13 @@ fn volunteer_for_oom() -> Result<(), Errno> {
     let length = rustix::io::read(&file, &mut text)?;
     let score: Option<i32> = str::from_utf8(&text[..length]).ok().and_then(|text| text.trim().parse().ok());
     match score {
-        Some(score) if score < OOM_SCORE => {
-            rustix::io::write(&file, OOM_SCORE.to_string().as_bytes()).map(drop)
-        }
+        Some(score) if score < OOM_SCORE => rustix::io::write(&file, OOM_SCORE_TEXT).map(drop),
         _ => Ok(()),
     }
 }
 
-fn change_user(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Errno> {
-    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
-    thread::set_thread_groups(&groups)?;
+fn change_user(uid: u32, gid: u32, groups: &[Gid]) -> Result<(), Errno> {
+    thread::set_thread_groups(groups)?;
     let gid = Gid::from_raw(gid);
     thread::set_thread_res_gid(gid, gid, gid)?;
     let uid = Uid::from_raw(uid);
@@ -107,30 +132,6 @@ fn change_user(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Errno> {
     // Whatever the kernel took these numbers for: nothing runs as somebody else than was asked for.
     let is = (rustix::process::getuid(), rustix::process::geteuid(), rustix::process::getegid());
     if is == (uid, uid, gid) { Ok(()) } else { Err(Errno::INVAL) }
-}
-
-/// Tries each place that the program may be in, as `execvp` does, without that function's shell fallback: a text file that
-/// names no interpreter is the caller's mistake.
-fn execute(request: &View<'_>) -> Result<Infallible, (Step, Errno)> {
-    let pointers = |list: &[&CStr]| -> Vec<*const libc::c_char> {
-        list.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
-    };
-    let (argv, env) = (pointers(&request.argv), pointers(&request.env));
-    let mut failure = Errno::NOENT;
-    for candidate in candidates(request.program, request.path) {
-        // SAFETY: all three are NUL-terminated and live until the call returns, which it does only when it failed.
-        unsafe { libc::execve(candidate.as_ptr(), argv.as_ptr(), env.as_ptr()) };
-        match errno_of(&std::io::Error::last_os_error()) {
-            Errno::NOENT if fs::accessat(CWD, &candidate, Access::EXISTS, AtFlags::empty()).is_ok() => {
-                return Err((Step::Interpreter, Errno::NOENT));
-            }
-            Errno::NOENT | Errno::NOTDIR => {}
-            // Perhaps another directory has one that may be executed.
-            Errno::ACCESS => failure = Errno::ACCESS,
-            errno => return Err((Step::Execute, errno)),
-        }
-    }
-    Err((Step::Execute, failure))
 }
 
 /// Paths to try for `program`: itself if it holds a slash, else one in each directory of `path`.

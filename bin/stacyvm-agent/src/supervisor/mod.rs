@@ -9,19 +9,20 @@
 //!    ▲                                   │  ▲ adopts whatever loses its parent
 //!    └──── Started | Failed, Ended ──────┘  └ leaves last, saying that the tree is empty
 //! ```
-#![expect(unsafe_code, reason = "fork")]
+#![expect(unsafe_code, reason = "a child that borrows memory; descriptors closed by number")]
 
 mod leader;
 pub(crate) mod request;
+pub(crate) mod spawn;
 pub(crate) mod wire;
 
-use crate::{confine, fail::errno_of, killtree, signals};
+use crate::{confine, killtree, signals};
+use leader::Leader;
 use request::Request;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     net::{RecvFlags, SendFlags, recv, send},
-    pipe::{PipeFlags, pipe_with},
     process::{Pid, WaitOptions, WaitStatus, getpid, wait},
     time::{ClockId, clock_gettime},
 };
@@ -52,16 +53,21 @@ pub(crate) struct Parts {
 impl Parts {
     /// How many descriptors these are.
     pub(crate) const COUNT: usize = 6;
+
+    /// Closes all but the way to the agent: the supervisor must not be one more that holds a process's output open.
+    fn into_control(self) -> OwnedFd {
+        self.control
+    }
 }
 
-/// Runs in a fresh single-threaded child of the zygote, until no descendant is left.
-pub(crate) fn run(parts: Parts) -> ! {
+/// Runs in a fresh single-threaded child of the zygote, until no descendant is left. `borrow`: as of [`spawn::spawn`].
+pub(crate) fn run(parts: Parts, borrow: bool) -> ! {
     let kept = [&parts.request, &parts.control, &parts.cwd, &parts.stdin, &parts.stdout, &parts.stderr];
     // SAFETY: this process never returns from here, and none of its older descriptors is used again.
     unsafe { confine::close_all_but(&kept.map(AsRawFd::as_raw_fd)) };
-    match Supervisor::start(parts) {
-        Ok(mut supervisor) => supervisor.supervise(),
-        Err((control, errno)) => tell(&control, Report::failed(Step::Fork, errno)),
+    match Supervisor::start(&parts, borrow) {
+        Ok(started) => Supervisor::new(parts.into_control(), started).supervise(),
+        Err((step, errno)) => tell(&parts.control, Report::failed(step, errno)),
     }
     exit()
 }
@@ -96,8 +102,6 @@ struct Supervisor {
     control: OwnedFd,
     agent_gone: bool,
     children: OwnedFd,
-    /// Carries a failure of the leader; closed by a successful `execve`.
-    failure: Option<OwnedFd>,
     /// Instant of the kill.
     deadline_ms: Option<u64>,
     timed_out: bool,
@@ -108,49 +112,51 @@ struct Supervisor {
     partial: Vec<u8>,
 }
 
-impl Supervisor {
-    fn start(parts: Parts) -> Result<Self, (OwnedFd, Errno)> {
-        match Self::fork_leader(&parts) {
-            Ok((leader, failure, children, deadline_ms)) => Ok(Self {
-                me: getpid(),
-                leader,
-                leader_lives: true,
-                control: parts.control,
-                agent_gone: false,
-                children,
-                failure: Some(failure),
-                deadline_ms,
-                timed_out: false,
-                killing: false,
-                sent_kill: false,
-                pending: Vec::new(),
-                partial: Vec::new(),
-            }),
-            Err(errno) => Err((parts.control, errno)),
-        }
-    }
+/// A leader that has become its program.
+struct Started {
+    leader: Pid,
+    children: OwnedFd,
+    deadline_ms: Option<u64>,
+}
 
-    fn fork_leader(parts: &Parts) -> Result<(Pid, OwnedFd, OwnedFd, Option<u64>), Errno> {
-        signals::block_all()?;
-        rustix::process::set_child_subreaper(Some(getpid()))?;
-        let children = signals::descriptor(&[libc::SIGCHLD])?;
-        let mut header = [0; 8];
-        rustix::io::pread(&parts.request, &mut header, 0)?;
-        let deadline_ms = match Request::deadline_ms(header) {
+impl Supervisor {
+    fn start(parts: &Parts, borrow: bool) -> Result<Started, (Step, Errno)> {
+        let at = |step| move |errno| (step, errno);
+        signals::block_all().map_err(at(Step::Prepare))?;
+        rustix::process::set_child_subreaper(Some(getpid())).map_err(at(Step::Prepare))?;
+        let children = signals::descriptor(&[libc::SIGCHLD]).map_err(at(Step::Prepare))?;
+        let request = request::read(&parts.request).map_err(at(Step::Prepare))?;
+        let request = Request::decode(&request).ok_or((Step::Prepare, Errno::BADMSG))?;
+        let deadline_ms = match request.deadline_ms {
             0 => None,
             after => Some(now_ms().saturating_add(after)),
         };
-        let (failure, failure_writer) = pipe_with(PipeFlags::CLOEXEC)?;
-        // SAFETY: this process has one thread, so the child's memory is in a consistent state.
-        match unsafe { libc::fork() } {
-            -1 => Err(errno_of(&std::io::Error::last_os_error())),
-            0 => {
-                let Err((step, errno)) = leader::become_program(parts);
-                let [a, b, c, d] = errno.raw_os_error().to_le_bytes();
-                let _ = rustix::io::write(&failure_writer, &[step as u8, a, b, c, d]);
-                exit()
-            }
-            pid => Ok((Pid::from_raw(pid).ok_or(Errno::CHILD)?, failure, children, deadline_ms)),
+        let leader = Leader::new(parts, &request);
+        // SAFETY: this process has one thread; the leader makes system calls and reads what was prepared.
+        let spawned = unsafe { spawn::spawn(borrow, || leader.become_program()) };
+        match spawned.map_err(at(Step::Fork))? {
+            (_, Some(failure)) => Err(failure),
+            // Also one that was killed before it got there, which is reported as any other end.
+            (leader, None) => Ok(Started { leader, children, deadline_ms }),
+        }
+    }
+
+    fn new(control: OwnedFd, started: Started) -> Self {
+        let Started { leader, children, deadline_ms } = started;
+        tell(&control, Report::Started { pid: leader.as_raw_nonzero().get() });
+        Self {
+            me: getpid(),
+            leader,
+            leader_lives: true,
+            control,
+            agent_gone: false,
+            children,
+            deadline_ms,
+            timed_out: false,
+            killing: false,
+            sent_kill: false,
+            pending: Vec::new(),
+            partial: Vec::new(),
         }
     }
 
@@ -158,7 +164,6 @@ impl Supervisor {
         loop {
             self.sleep();
             while signals::next(&self.children).is_some() {}
-            self.look_at_the_start();
             // Before any command, so that one that comes too late is not taken for the cause of an end.
             let childless = self.reap();
             self.take_commands();
@@ -191,33 +196,8 @@ impl Supervisor {
         if !self.agent_gone {
             watched.push(PollFd::new(&self.control, PollFlags::IN));
         }
-        if let Some(failure) = &self.failure {
-            watched.push(PollFd::new(failure, PollFlags::IN));
-        }
         // Whatever it says, everything is looked at again.
         let _ = poll(&mut watched, timeout.as_ref());
-    }
-
-    /// Reports how the start went, once that is known.
-    fn look_at_the_start(&mut self) {
-        let Some(failure) = &self.failure else { return };
-        let mut ready = [PollFd::new(failure, PollFlags::IN)];
-        if !matches!(poll(&mut ready, Some(&Timespec::default())), Ok(1..)) {
-            return;
-        }
-        let mut words = [0; 5];
-        match rustix::io::read(failure, &mut words) {
-            Ok(5) => {
-                let [step, errno @ ..] = words;
-                let step = Step::from_number(step).unwrap_or(Step::Prepare);
-                let errno = i32::from_le_bytes(errno);
-                tell(&self.control, Report::Failed { step, errno });
-            }
-            Err(Errno::INTR) => return,
-            // Closed without a word, by `execve` or by the leader's early death, which is reported as any other.
-            _ => tell(&self.control, Report::Started { pid: self.leader.as_raw_nonzero().get() }),
-        }
-        self.failure = None;
     }
 
     /// Reaps what has ended; true when there is nothing left that could.
@@ -226,8 +206,6 @@ impl Supervisor {
             match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) if pid == self.leader && self.leader_lives => {
                     self.leader_lives = false;
-                    // Its end of the pipe is closed, so the word about its start comes before that about its end.
-                    self.look_at_the_start();
                     self.report_end(status);
                 }
                 Ok(Some(_)) | Err(Errno::INTR) => {}

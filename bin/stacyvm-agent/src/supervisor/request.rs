@@ -1,7 +1,11 @@
 //! The request to start one process, as it travels in a memory file: a header of fixed size, then C strings. Arguments
 //! may take a mebibyte, more than a message between sockets may hold.
 
-use std::ffi::CStr;
+use rustix::{
+    fs::fstat,
+    io::{Errno, pread},
+};
+use std::{ffi::CStr, os::fd::OwnedFd};
 
 /// What a supervisor and the leader it starts have to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,14 +55,9 @@ impl Request {
         out
     }
 
-    /// The deadline alone: all that the supervisor itself needs.
-    pub(crate) fn deadline_ms(header: [u8; 8]) -> u64 {
-        u64::from_le_bytes(header)
-    }
-
     /// Borrows everything from `bytes`; `None` if they are no request.
     pub(crate) fn decode(bytes: &[u8]) -> Option<View<'_>> {
-        let mut rest = bytes.get(8..)?;
+        let (deadline_ms, mut rest) = bytes.split_first_chunk::<8>()?;
         let mut number = || {
             let (head, tail) = rest.split_first_chunk::<4>()?;
             rest = tail;
@@ -77,6 +76,7 @@ impl Request {
         let argv: Option<Vec<&CStr>> = (0..argc).map(|_| string()).collect();
         let env: Option<Vec<&CStr>> = (0..envc).map(|_| string()).collect();
         Some(View {
+            deadline_ms: u64::from_le_bytes(*deadline_ms),
             user: (flags & CHANGE_USER != 0).then_some((uid, gid, groups)),
             program,
             path,
@@ -86,9 +86,29 @@ impl Request {
     }
 }
 
+/// The bytes of a request.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn read(file: &OwnedFd) -> Result<Vec<u8>, Errno> {
+    let size = usize::try_from(fstat(file)?.st_size).map_err(|_| Errno::BADMSG)?;
+    let mut bytes = vec![0; size];
+    let mut filled = 0;
+    while filled < size {
+        match pread(file, &mut bytes[filled..], filled as u64) {
+            Ok(0) => return Err(Errno::BADMSG),
+            Ok(read) => filled += read,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(bytes)
+}
+
 /// A [`Request`] in place.
 #[derive(Debug)]
 pub(crate) struct View<'a> {
+    pub(crate) deadline_ms: u64,
     pub(crate) user: Option<(u32, u32, Vec<u32>)>,
     pub(crate) program: &'a CStr,
     pub(crate) path: &'a CStr,
@@ -125,7 +145,7 @@ mod tests {
             let view = Request::decode(&bytes).unwrap();
             let owned = |list: &[&CStr]| list.iter().map(|s| s.to_bytes().to_vec()).collect::<Vec<_>>();
             let back = Request {
-                deadline_ms: Request::deadline_ms(*bytes.first_chunk().unwrap()),
+                deadline_ms: view.deadline_ms,
                 user: view.user.clone(),
                 program: view.program.to_bytes().to_vec(),
                 path: view.path.to_bytes().to_vec(),

@@ -3,8 +3,8 @@
 use stacyvm_guest::{
     host::{self, Identity},
     proto::{
-        AttachRequest, OutputEvent, Process, Role, StartRequest, WaitRequest, bulk_client::BulkClient,
-        control_client::ControlClient, output_event::Event, process::Outcome,
+        AttachRequest, OutputEvent, Process, Role, RunRequest, StartRequest, WaitRequest,
+        bulk_client::BulkClient, control_client::ControlClient, output_event::Event, process::Outcome,
     },
 };
 use std::{
@@ -137,6 +137,19 @@ impl Agent {
     pub(crate) async fn attach(&self, id: &str, offset: u64, follow: bool, pace: bool) -> Attached {
         let request = AttachRequest { id: id.into(), offset, follow, pace };
         Attached(self.bulk.clone().attach(request).await.unwrap().into_inner())
+    }
+
+    /// Starts a process and attaches to it in one call.
+    pub(crate) async fn start_and_attach(
+        &self,
+        start: StartRequest,
+        pace: bool,
+    ) -> Result<(Process, Attached), Status> {
+        let request = RunRequest { start: Some(start), pace };
+        let answer = tokio::time::timeout(HANG, self.bulk.clone().run(request)).await.unwrap()?;
+        let mut attached = Attached(answer.into_inner());
+        let Some(Event::Started(process)) = attached.next().await else { panic!("no start") };
+        Ok((process, attached))
     }
 
     /// Everything that a process writes until it ends.
@@ -272,6 +285,7 @@ impl Attached {
                     output.gaps.push((gap.offset, gap.length));
                 }
                 Event::Exit(process) => output.exit = Some(process),
+                Event::Started(process) => panic!("a start in the middle: {process:?}"),
             }
         }
         output.position = position.unwrap_or_default();

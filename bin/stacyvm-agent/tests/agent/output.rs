@@ -1,7 +1,9 @@
 //! Output as a log: offsets, gaps, pacing, any bytes.
 
 use crate::harness::{Agent, code, request, words};
-use stacyvm_guest::proto::{AttachRequest, ListRequest, StartRequest, StdinRequest, output_event::Event};
+use stacyvm_guest::proto::{
+    AttachRequest, ListRequest, RunRequest, StartRequest, StdinRequest, output_event::Event,
+};
 use std::fs;
 use tonic::Code;
 
@@ -34,6 +36,42 @@ async fn a_look_without_following_ends_at_once() {
     assert!(matches!(following.next().await, Some(Event::Chunk(chunk)) if chunk.data == "now\n"));
     let output = agent.attach("p", 0, false, false).await.rest().await;
     assert_eq!((output.stdout.as_slice(), output.exit), (&b"now\n"[..], None));
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn one_call_starts_a_process_and_reads_all_of_it() {
+    let agent = Agent::start();
+    let script = words(&["sh", "-c", "seq 1 100000; echo end >&2; exit 7"]);
+    let start = StartRequest { argv: script, ..request("p") };
+    let (process, attached) = agent.start_and_attach(start.clone(), true).await.unwrap();
+    assert_eq!((process.id.as_str(), process.outcome.is_none()), ("p", true));
+    let output = attached.rest().await;
+    let all: String = (1..=100_000).map(|number| format!("{number}\n")).collect();
+    assert!(output.stdout == all.as_bytes() && output.gaps.is_empty());
+    assert_eq!((output.stderr.as_slice(), output.code()), (&b"end\n"[..], 7));
+
+    // Whoever lost the answer asks again, and nothing runs twice.
+    let (again, attached) = agent.start_and_attach(start, true).await.unwrap();
+    assert_eq!((again.pid, again.started_unix_ms), (process.pid, process.started_unix_ms));
+    assert_eq!(attached.rest().await.code(), 7);
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn one_call_fails_as_a_start_does() {
+    let agent = Agent::start();
+    for (argv, expected) in [
+        (words(&["no-such-program"]), Code::NotFound),
+        (words(&["/etc"]), Code::InvalidArgument),
+        (Vec::new(), Code::InvalidArgument),
+    ] {
+        let start = StartRequest { argv: argv.clone(), ..request("p") };
+        assert_eq!(agent.start_and_attach(start, true).await.err().unwrap().code(), expected, "{argv:?}");
+    }
+    let empty = RunRequest { start: None, pace: true };
+    assert_eq!(code(agent.bulk.clone().run(empty).await), Code::InvalidArgument);
+    assert!(agent.control.clone().list(ListRequest {}).await.unwrap().into_inner().processes.is_empty());
     agent.end().await;
 }
 

@@ -2,7 +2,8 @@
 
 use crate::{
     check::{During, Verdict, checks, ensure, refused},
-    context::{Context, PROBE},
+    context::{Context, PROBE, collect},
+    observe::{flood, same},
 };
 use futures::{StreamExt, future::join_all, stream};
 use stacyvm_provider::{ErrorKind, Outcome, ProcessSpec};
@@ -14,6 +15,7 @@ checks! {
     "exec.argv" "arguments arrive byte for byte" [] 30 argv;
     "exec.start_idempotent" "start with a known id returns that process and starts nothing" [] 30 start_idempotent;
     "exec.start_concurrent" "two starts of one id at once start one process" [] 30 start_concurrent;
+    "exec.run" "run starts a process once, says which, and gives all its output each time" [] 30 run;
     "exec.command_missing" "a command that does not exist is NotFound" [] 30 command_missing;
     "exec.not_executable" "a file that cannot be executed is InvalidArgument" [] 30 not_executable;
     "exec.bad_cwd" "a working directory that does not exist is NotFound" [] 30 bad_cwd;
@@ -99,6 +101,22 @@ async fn start_idempotent(cx: Context) -> Verdict {
     let runs = sandbox.size(&cx.path("mark")).await?;
     ensure!(runs == 1, "it ran {runs} times");
     Ok(())
+}
+
+async fn run(cx: Context) -> Verdict {
+    let sandbox = cx.shared().await?;
+    let spec = sandbox.probe_spec(&["flood", "5000"]);
+    let (first, output) = sandbox.guest.run(&spec).await.during("run")?;
+    let once = collect(output).await?.ok()?;
+    ensure!(once.info.pid == first.pid, "it is said to be {}, and {} ended", first.pid, once.info.pid);
+    let (again, output) = sandbox.guest.run(&spec).await.during("second run")?;
+    ensure!(again.pid == first.pid, "a second run made another process");
+    let twice = collect(output).await?.ok()?;
+    for done in [once, twice] {
+        same("stdout", &done.stdout, &flood(0, 5000))?;
+    }
+    let missing = ProcessSpec { argv: vec!["/no/such/program".to_owned()], ..sandbox.probe_spec(&[]) };
+    refused("run of a missing program", sandbox.guest.run(&missing).await.map(drop), &[ErrorKind::NotFound])
 }
 
 async fn start_concurrent(cx: Context) -> Verdict {

@@ -149,6 +149,17 @@ impl Guest for BrokenGuest {
         started.map(|info| self.info(info))
     }
 
+    async fn run(&self, spec: &ProcessSpec) -> Result<(ProcessInfo, OutputStream)> {
+        let process = self.start(spec).await?;
+        let late = self.defects.has(Defect::RunAttachesLate) && spec.argv.iter().any(|word| word == "5000");
+        if late {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let from = if late { self.inner.process(&spec.id).await?.output_end } else { 0 };
+        let output = self.attach(&spec.id, from, true, true).await?;
+        Ok((process, output))
+    }
+
     async fn attach(&self, id: &str, offset: u64, follow: bool, pace: bool) -> Result<OutputStream> {
         let from =
             if self.defects.has(Defect::RepeatsByteOnReattach) { offset.saturating_sub(1) } else { offset };

@@ -63,6 +63,22 @@ async fn one_missed_answer_is_not_a_verdict() {
 }
 
 #[tokio::test]
+async fn whoever_asks_for_one_out_of_reach_has_it_looked_at_again_before_being_refused() {
+    let mut config = config();
+    // Nobody but a caller makes it look again in the time of this test.
+    config.retry = (Duration::from_millis(50), Duration::from_secs(3600));
+    let (engine, _store, fake) = fresh(config).await;
+    let id = engine.create(request()).await.unwrap().id;
+    fake.always(Op::Ping, Act::Fail(ErrorKind::Unavailable));
+    becomes(&engine, id.as_str(), SandboxState::Unhealthy).await;
+    for _ in 0..20 {
+        assert_code(engine.guest(id.as_str()).await.map(drop), ErrorCode::Unavailable);
+    }
+    fake.heal();
+    engine.exec(id.as_str(), command(&["echo", "x"])).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_runtime_that_cries_wolf_costs_no_sandbox() {
     /// Says that every sandbox ended, at once, while its status says otherwise.
     struct Wolf(Fake);

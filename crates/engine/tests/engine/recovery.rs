@@ -199,6 +199,19 @@ async fn a_provider_that_is_not_configured_any_more_keeps_its_rows() {
 }
 
 #[tokio::test]
+async fn a_guest_that_misses_its_first_answer_after_a_start_is_adopted_all_the_same() {
+    for op in [Op::Ping, Op::Connect] {
+        let (store, fake) = (Store::in_memory().await.unwrap(), Fake::new("fake"));
+        store.insert_sandbox(&row(SandboxState::Running)).await.unwrap();
+        fake.put(ID, Cell::Running);
+        fake.once(op, Act::Fail(ErrorKind::Unavailable));
+        let engine = start_with(config(), &store, &fake).await;
+        engine.exec(ID, command(&["echo", "x"])).await.unwrap();
+        assert_eq!(actions(&history(&engine, &store).await), ["adopted"]);
+    }
+}
+
+#[tokio::test]
 async fn callers_do_not_see_that_recovery_takes_a_moment() {
     let (engine, store, fake) = fresh(config()).await;
     let id = engine.create(request()).await.unwrap().id;

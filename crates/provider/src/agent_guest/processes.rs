@@ -1,45 +1,62 @@
 //! Processes of an [`AgentGuest`]: start, attach with checked offsets, stdin.
 
 use super::{AgentGuest, PROMPT, convert};
-use crate::{Error, OutputEvent, OutputStream, ProcessInfo, ProcessSpec, Result, StdStream, StdinAck};
+use crate::{
+    Error, ErrorKind, OutputEvent, OutputStream, ProcessInfo, ProcessSpec, Result, StdStream, StdinAck,
+};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use stacyvm_guest::{limits, proto};
+use prost::Message;
+use stacyvm_guest::{
+    limits,
+    proto::{self, output_event::Event},
+};
 use std::time::Duration;
+use tonic::Streaming;
 
 /// Time for a start: the agent forks, the sandbox may be short of processor time.
 const START: Duration = Duration::from_secs(30);
+/// Most bytes that a request to start takes beyond itself where it is part of another one.
+const ENVELOPE: usize = 16;
 
 impl AgentGuest {
     pub(super) async fn start_process(&self, spec: &ProcessSpec) -> Result<ProcessInfo> {
-        let deadline_ms =
-            spec.deadline.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX).max(1));
-        let request = proto::StartRequest {
-            id: spec.id.clone(),
-            argv: spec.argv.clone(),
-            env: spec.env.clone().into_iter().collect(),
-            cwd: spec.cwd.clone().unwrap_or_default(),
-            user: spec.user.clone().unwrap_or_default(),
-            stdin: spec.stdin,
-            deadline_ms,
-            log_bytes: spec.log_bytes.unwrap_or_default(),
-            tag: spec.tag.clone(),
-        };
-        let size = prost_size(&request);
-        if size > limits::MESSAGE_BYTES {
-            return Err(Error::invalid_argument(format!(
-                "command and environment take {size} bytes; at most {} fit. Pass large input in a file or through stdin",
-                limits::MESSAGE_BYTES
-            )));
-        }
+        let request = start_request(spec)?;
         let mut control = self.control.clone();
-        let process = convert::process(self.call(START, control.start(request)).await?)
-            .map_err(|how| self.broke_protocol(how))?;
+        let reply = self.call(START, control.start(request)).await?;
+        self.started(spec, reply)
+    }
+
+    /// The process that the guest says it has started.
+    fn started(&self, spec: &ProcessSpec, reply: proto::Process) -> Result<ProcessInfo> {
+        let process = convert::process(reply).map_err(|how| self.broke_protocol(how))?;
         if process.id == spec.id {
             Ok(process)
         } else {
             Err(self.broke_protocol("another process than asked for"))
         }
+    }
+
+    pub(super) async fn run_process(&self, spec: &ProcessSpec) -> Result<(ProcessInfo, OutputStream)> {
+        let request = proto::RunRequest { start: Some(start_request(spec)?), pace: true };
+        let mut bulk = self.bulk.clone();
+        let answer = async {
+            let mut events = bulk.run(request).await?.into_inner();
+            let first = events.message().await?;
+            Ok(tonic::Response::new((first, events)))
+        };
+        let (first, events) = match self.call(START, answer).await {
+            // The agent of a sandbox is as old as the sandbox. If it was the user that is not offered, it says so again.
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                let process = self.start_process(spec).await?;
+                return Ok((process, self.attach_output(&spec.id, 0, true, true).await?));
+            }
+            answer => answer?,
+        };
+        let Some(proto::OutputEvent { event: Some(Event::Started(process)) }) = first else {
+            return Err(self.broke_protocol("output of a process that was not said to have started"));
+        };
+        Ok((self.started(spec, process)?, self.checked(events, 0)))
     }
 
     pub(super) async fn attach_output(
@@ -52,6 +69,11 @@ impl AgentGuest {
         let request = proto::AttachRequest { id: id.to_owned(), offset, follow, pace };
         let mut bulk = self.bulk.clone();
         let events = self.call(PROMPT, bulk.attach(request)).await?;
+        Ok(self.checked(events, offset))
+    }
+
+    /// What the guest says, as far as it keeps the promise.
+    fn checked(&self, events: Streaming<proto::OutputEvent>, offset: u64) -> OutputStream {
         let state = (events, self.clone(), offset, false);
         let checked = stream::unfold(state, |(mut events, guest, expected, ended)| async move {
             if ended {
@@ -70,7 +92,7 @@ impl AgentGuest {
                 Err(error) => Some((Err(error), (events, guest, expected, true))),
             }
         });
-        Ok(checked.boxed())
+        checked.boxed()
     }
 
     pub(super) async fn send_stdin(&self, id: &str, offset: u64, data: Bytes, eof: bool) -> Result<StdinAck> {
@@ -88,14 +110,31 @@ impl AgentGuest {
     }
 }
 
-fn prost_size(request: &proto::StartRequest) -> usize {
-    use prost::Message;
-    request.encoded_len()
+fn start_request(spec: &ProcessSpec) -> Result<proto::StartRequest> {
+    let deadline_ms = spec.deadline.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX).max(1));
+    let request = proto::StartRequest {
+        id: spec.id.clone(),
+        argv: spec.argv.clone(),
+        env: spec.env.clone().into_iter().collect(),
+        cwd: spec.cwd.clone().unwrap_or_default(),
+        user: spec.user.clone().unwrap_or_default(),
+        stdin: spec.stdin,
+        deadline_ms,
+        log_bytes: spec.log_bytes.unwrap_or_default(),
+        tag: spec.tag.clone(),
+    };
+    let size = request.encoded_len() + ENVELOPE;
+    if size > limits::MESSAGE_BYTES {
+        return Err(Error::invalid_argument(format!(
+            "command and environment take {size} bytes; at most {} fit. Pass large input in a file or through stdin",
+            limits::MESSAGE_BYTES
+        )));
+    }
+    Ok(request)
 }
 
 /// The event and the offset behind it, or how it breaks the promise "every byte once, in order".
 fn check(event: proto::OutputEvent, expected: u64) -> Result<(OutputEvent, u64), &'static str> {
-    use proto::output_event::Event;
     match event.event.ok_or("an empty event")? {
         Event::Chunk(chunk) => {
             let stream = match chunk.stream() {
@@ -123,6 +162,7 @@ fn check(event: proto::OutputEvent, expected: u64) -> Result<(OutputEvent, u64),
             }
             Ok((OutputEvent::Exit(Box::new(process)), expected))
         }
+        Event::Started(_) => Err("a start in the middle of output"),
     }
 }
 

@@ -25,7 +25,7 @@ async fn wait_for_states(host: &Host, wanted: &str) -> Result<()> {
 async fn with_live_restore_every_sandbox_goes_on() -> Result<()> {
     host::test_host("up", Some(true))?;
     let host = host::server(&[]).await?;
-    let mut counters = counters::start(&host, 4).await?;
+    let mut counters = counters::start(&host, 4, counters::Work::Light).await?;
     for counter in &mut counters {
         counter.catch_up(&host).await?;
     }
@@ -54,7 +54,7 @@ async fn without_it_every_lost_sandbox_says_why() -> Result<()> {
     let host = host::server(&[]).await?;
     let warned = host.server.get("/providers/docker").await?;
     ensure!(warned.to_string().contains("live-restore"), "nobody was warned: {warned}");
-    let counters = counters::start(&host, 3).await?;
+    let counters = counters::start(&host, 3, counters::Work::Light).await?;
     host::test_host("kill-daemon", None)?;
     host::test_host("start-daemon", None)?;
     wait_for_states(&host, "error").await?;

@@ -2,7 +2,11 @@
 
 use crate::host;
 use anyhow::{Context, Result, ensure};
-use stacyvm_e2e::{Host, counters::nothing_is_lost, faults};
+use stacyvm_e2e::{
+    Host,
+    counters::{Work, nothing_is_lost},
+    faults,
+};
 use stacyvm_fault::{Phase, Point, VARIABLE};
 use std::time::Duration;
 
@@ -10,7 +14,7 @@ use std::time::Duration;
 async fn kill_9_loses_no_sandbox_and_no_number() -> Result<()> {
     let host = host::server(&[]).await?;
     let installation = host::installation(&host)?;
-    nothing_is_lost(host, 5, async |host: &mut Host| {
+    nothing_is_lost(host, 5, Work::Light, async |host: &mut Host| {
         host.server.kill_9().await?;
         tokio::time::sleep(Duration::from_millis(200)).await;
         host.server.restart().await
