@@ -77,6 +77,25 @@ pub(crate) fn truncate(args: &Args) -> Result {
     Ok(0)
 }
 
+/// `swap A B MS`: prints `ready` and exchanges the two names over and over, for that long.
+pub(crate) fn swap(args: &Args) -> Result {
+    let (one, other) = (args.bytes(0)?, args.bytes(1)?);
+    let aside = [one, b".aside"].concat();
+    let until = std::time::Instant::now() + args.millis(2)?;
+    say(b"ready\n")?;
+    while std::time::Instant::now() < until {
+        let exchanged = rustix::fs::renameat_with(CWD, one, CWD, other, rustix::fs::RenameFlags::EXCHANGE);
+        if exchanged.is_err() {
+            // A kernel that cannot do it in one step; whoever races with us may be in the way, too.
+            let steps = [(one, &aside[..]), (other, one), (&aside[..], other)];
+            for (from, to) in steps {
+                let _ = rustix::fs::rename(from, to);
+            }
+        }
+    }
+    Ok(0)
+}
+
 /// `touch-many DIRECTORY N`: empty files `f0000`, `f0001`, …
 pub(crate) fn touch_many(args: &Args) -> Result {
     for number in 0..args.number(1)? {

@@ -7,6 +7,7 @@
 
 mod files;
 mod identity;
+mod network;
 mod processes;
 mod streams;
 mod syscalls;
@@ -86,6 +87,8 @@ fn run(command: &str, args: &Args) -> Result {
         "flood" => streams::flood(args),
         "exit" => processes::exit(args),
         "sleep" => processes::sleep(args),
+        "crash" => processes::crash(args),
+        "bomb" => processes::bomb(args),
         "self-signal" => processes::self_signal(args),
         "ignore-term" => processes::ignore_term(),
         "await-term" => processes::await_term(),
@@ -103,6 +106,9 @@ fn run(command: &str, args: &Args) -> Result {
         "cwd" => identity::cwd(),
         "hostname" => identity::hostname(),
         "net" => identity::net(),
+        "connect" => network::connect(args),
+        "connect-abstract" => network::connect_abstract(args),
+        "listen-abstract" => network::listen_abstract(args),
         "ps" => identity::ps(),
         "fds" => identity::fds(),
         "try" => identity::attempt(args),
@@ -114,6 +120,8 @@ fn run(command: &str, args: &Args) -> Result {
         "mkdir" => files::mkdir(args),
         "truncate" => files::truncate(args),
         "touch-many" => files::touch_many(args),
+        "swap" => files::swap(args),
+        "attempt" => syscalls::one(args),
         "syscalls" => syscalls::syscalls(args),
         "raw-name" => files::raw_name(args),
         _ => Err(Failure::Usage("there is no such command")),

@@ -6,7 +6,10 @@ use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
 };
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
 
 fn last_error(what: &'static str) -> Failure {
     let code = std::io::Error::last_os_error().raw_os_error().unwrap_or_default();
@@ -49,6 +52,40 @@ pub(crate) fn self_signal(args: &Args) -> Result {
     unsafe { libc::kill(libc::getpid(), signal) };
     std::thread::sleep(Duration::from_secs(5));
     Err(Failure::Usage("the signal does not end a process"))
+}
+
+/// `crash N`: ends by that signal, with whatever this system does about a crash.
+pub(crate) fn crash(args: &Args) -> Result {
+    let signal = args.signal(0)?;
+    set_handler(signal, libc::SIG_DFL);
+    // SAFETY: a signal to ourselves, no memory is involved.
+    unsafe { libc::kill(libc::getpid(), signal) };
+    std::thread::sleep(Duration::from_secs(5));
+    Err(Failure::Usage("the signal does not end a process"))
+}
+
+/// `bomb MS`: this process and all that it makes fork as fast as they can, for that long, or until there are as many as no
+/// sandbox of the suite may have: a runtime without a limit must not take the host with it.
+pub(crate) fn bomb(args: &Args) -> Result {
+    const MOST: u32 = 400;
+    let until = Instant::now() + args.millis(0)?;
+    set_handler(libc::SIGCHLD, libc::SIG_IGN);
+    // SAFETY: a fresh page, shared with all children, that stays mapped as long as any of them lives.
+    let made = unsafe {
+        let flags = rustix::mm::MapFlags::SHARED;
+        let access = rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE;
+        let page = rustix::mm::mmap_anonymous(std::ptr::null_mut(), size_of::<AtomicU32>(), access, flags);
+        &*page.map_err(|e| Failure::System("mmap", e))?.cast::<AtomicU32>()
+    };
+    while Instant::now() < until {
+        if made.load(Ordering::Relaxed) >= MOST {
+            std::thread::sleep(Duration::from_millis(50));
+        } else if fork().is_ok_and(|child| child) {
+            // Both go on; without room for another, one tries again.
+            made.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    Ok(0)
 }
 
 /// `ignore-term`: prints `ready` and lives on through SIGTERM, SIGINT and SIGHUP.

@@ -8,6 +8,7 @@ mod check;
 mod checks;
 mod context;
 mod observe;
+mod outside;
 mod report;
 mod runner;
 
@@ -53,6 +54,40 @@ impl Default for Options {
 /// Every check there is, in the order of reports.
 pub fn checks() -> Vec<Check> {
     checks::all()
+}
+
+/// Areas of checks that are attacks from inside by nature.
+const ATTACKS: &[&str] = &["attack.", "isolation.", "links.", "limits.", "control."];
+/// Attacks among the checks of other areas: floods, slow readers, processes that will not end, files that are not what they
+/// seem.
+const MORE_ATTACKS: &[&str] = &[
+    "background.outlives_exec",
+    "background.daemon",
+    "deadline.background",
+    "deadline.descendants",
+    "destroy.busy",
+    "destroy.processes",
+    "exec.descriptors",
+    "exec.environment",
+    "exec.orphans",
+    "exec.user",
+    "files.fifo",
+    "files.shrunk",
+    "lifecycle.agent_killed",
+    "output.abandoned_reader",
+    "output.first_reader",
+    "output.gap",
+    "output.paced",
+    "signal.ignored",
+    "signal.kill_background",
+    "signal.kill_tree",
+    "stdin.not_read",
+];
+
+/// The checks that are attacks of a sandbox's processes on what is outside them.
+pub fn attacks() -> Vec<Check> {
+    let is_attack = |id: &str| ATTACKS.iter().any(|area| id.starts_with(area)) || MORE_ATTACKS.contains(&id);
+    checks().into_iter().filter(|check| is_attack(check.id)).collect()
 }
 
 /// Ids of all checks, to be compared with what others name.

@@ -4,9 +4,10 @@ use crate::{
     check::{During, Failure, Verdict, checks, ensure, refused},
     context::{Context, Sandbox},
     observe::same,
+    outside::Outside,
 };
 use stacyvm_provider::{ErrorKind, FileKind, ReadRange};
-use std::{fs, path::PathBuf};
+use std::fs;
 
 checks! {
     "links.read_outside" "a link to a file of the host does not read it" [] 30 read_outside;
@@ -17,43 +18,6 @@ checks! {
     "links.stat" "stat shows the link, or with follow its target" [] 30 stat;
     "links.remove" "a link is removed, not what it points to" [] 30 remove;
     "links.loop" "a loop of links is an error, not a hang" [] 30 looped;
-}
-
-/// A directory of this host with a secret in it, away from any sandbox.
-struct Outside {
-    directory: PathBuf,
-}
-
-const SECRET: &[u8] = b"a secret of the host";
-
-impl Outside {
-    fn new(cx: &Context) -> Verdict<Self> {
-        let outside = Self { directory: std::env::temp_dir().join(cx.unique("stacyvm-outside")) };
-        fs::create_dir(&outside.directory)?;
-        fs::write(outside.secret(), SECRET)?;
-        Ok(outside)
-    }
-
-    fn secret(&self) -> PathBuf {
-        self.directory.join("secret")
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.directory.join(name).to_string_lossy().into_owned()
-    }
-
-    /// Demands that nothing in it changed.
-    fn untouched(&self) -> Verdict {
-        let names: Vec<_> = fs::read_dir(&self.directory)?.flatten().map(|entry| entry.file_name()).collect();
-        ensure!(names == ["secret"], "a directory of the host now holds {names:?}");
-        same("the secret of the host", &fs::read(self.secret())?, SECRET)
-    }
-}
-
-impl Drop for Outside {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
-    }
 }
 
 /// Makes links to the secret and to its directory, each absolute and by way of many `..`.

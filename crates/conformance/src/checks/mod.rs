@@ -1,5 +1,6 @@
 //! The checks, by area. Each file lists its own at the top.
 
+mod attacks;
 mod control;
 mod deadlines;
 mod directories;
@@ -35,6 +36,7 @@ pub(super) fn all() -> Vec<Check> {
         limits::CHECKS,
         pause::CHECKS,
         isolation::CHECKS,
+        attacks::CHECKS,
     ]
     .concat()
 }

@@ -10,6 +10,7 @@ use stacyvm_provider::{
 };
 use std::{
     collections::HashSet,
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -74,6 +75,26 @@ impl BrokenGuest {
         Ok(info)
     }
 
+    /// Where a file of the sandbox is on this host, if no directory of its path is a link now.
+    async fn checked_path(&self, path: &str) -> Result<PathBuf> {
+        let known = self.inner.processes().await?;
+        let running = known.iter().find(|process| process.outcome.is_none()).ok_or_else(gone)?;
+        let workspace = std::fs::read_link(format!("/proc/{}/cwd", running.pid)).map_err(|_| gone())?;
+        let file = workspace.parent().ok_or_else(gone)?.join(path.trim_start_matches('/'));
+        if file.ancestors().any(std::path::Path::is_symlink) {
+            return Err(gone());
+        }
+        // Longer than such a gap is, so that a busy host runs the other side of the race within it.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Ok(file)
+    }
+
+    async fn check_then_read(&self, path: &str) -> Result<(FileEntry, ByteStream)> {
+        let content = std::fs::read(self.checked_path(path).await?).map_err(|_| gone())?;
+        let entry = FileEntry { path: path.to_owned(), ..self.inner.stat("/workspace", true).await? };
+        Ok((entry, stream::iter([Ok(Bytes::from(content))]).boxed()))
+    }
+
     /// Rewrites the file with every piece of the first ones that come, so that readers see it grow.
     async fn write_in_place(&self, file: &WriteFile, mut content: ByteStream) -> Result<FileEntry> {
         let mut so_far = BytesMut::new();
@@ -89,6 +110,10 @@ impl BrokenGuest {
         }
         Ok(entry)
     }
+}
+
+fn gone() -> Error {
+    Error::not_found("it is not there")
 }
 
 fn whole(content: &[u8]) -> ByteStream {
@@ -231,6 +256,12 @@ impl Guest for BrokenGuest {
             };
             content = content.map(cut).boxed();
         }
+        let races = self.defects.has(Defect::ChecksThenWrites) && file.path.contains("on_write/swapped/");
+        // There is no race before it begins.
+        if races && let Ok(path) = self.checked_path(&file.path).await {
+            std::fs::write(path, b"inside").map_err(|_| gone())?;
+            return self.inner.stat("/workspace", true).await;
+        }
         if self.defects.has(Defect::WritesInPlace) && !program {
             return self.write_in_place(&file, content).await;
         }
@@ -250,6 +281,9 @@ impl Guest for BrokenGuest {
             && let Ok(content) = std::fs::read(target)
         {
             return Ok((entry, stream::iter([Ok(Bytes::from(content))]).boxed()));
+        }
+        if self.defects.has(Defect::ChecksThenReads) && path.contains("on_read/swapped/") {
+            return self.check_then_read(path).await;
         }
         self.inner.read_file(path, range).await
     }
@@ -283,6 +317,9 @@ impl Guest for BrokenGuest {
     }
 
     async fn remove(&self, path: &str, recursive: bool) -> Result<()> {
+        if self.defects.has(Defect::ChecksThenRemoves) && path.contains("on_remove/swapped/") {
+            return std::fs::remove_file(self.checked_path(path).await?).map_err(|_| gone());
+        }
         if self.defects.has(Defect::RemovesLinkTarget)
             && let Ok(entry) = self.inner.stat(path, false).await
             && entry.kind == FileKind::Symlink

@@ -156,10 +156,12 @@ pub(super) async fn stop_all(owner: &Owner, patience: Duration) -> Result<()> {
     let mut quiet = 0;
     while quiet < 2 {
         let running: Vec<_> = processes(owner).into_iter().filter(|pid| !is_stopped(*pid)).collect();
-        quiet = if running.is_empty() { quiet + 1 } else { 0 };
-        if Instant::now() > deadline {
+        // Who waits within the kernel, for a child that borrows its memory, say, stops before it runs on.
+        let moving = running.iter().filter(|pid| state(**pid).is_some_and(|state| state != "D")).count();
+        quiet = if moving == 0 { quiet + 1 } else { 0 };
+        if moving > 0 && Instant::now() > deadline {
             continue_all(owner);
-            let message = format!("{} processes of sandbox {} do not stop yet", running.len(), owner.sandbox);
+            let message = format!("{moving} processes of sandbox {} do not stop yet", owner.sandbox);
             return Err(Error::unavailable(message));
         }
         for pid in running.into_iter().filter_map(Pid::from_raw) {
@@ -179,7 +181,12 @@ pub(super) fn continue_all(owner: &Owner) {
 
 /// Whether the process was stopped by a signal.
 pub(super) fn is_stopped(pid: i32) -> bool {
-    stat_fields(pid).is_some_and(|fields| fields.first().is_some_and(|state| state == "T"))
+    state(pid).is_some_and(|state| state == "T")
+}
+
+/// What the kernel says that a process does, as a letter.
+fn state(pid: i32) -> Option<String> {
+    stat_fields(pid)?.into_iter().next()
 }
 
 /// Processor time by process, so that the sum does not shrink when one ends.

@@ -22,6 +22,11 @@ pub(crate) fn is_conflict(error: &Docker) -> bool {
     status(error) == Some(409)
 }
 
+/// Whether the daemon itself failed.
+pub(crate) fn is_internal(error: &Docker) -> bool {
+    status(error) == Some(500)
+}
+
 /// What the daemon said, in lower case, to look for words in.
 pub(crate) fn words(error: &Docker) -> String {
     match error {

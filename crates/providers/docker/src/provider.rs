@@ -4,7 +4,7 @@ use crate::{
     bridge,
     config::DockerConfig,
     daemon::Daemon,
-    failure::{failed, is_conflict, is_missing},
+    failure::{failed, is_conflict, is_internal, is_missing},
     health,
     pull::Pulls,
     reference,
@@ -47,6 +47,8 @@ const NOTICES: usize = 1024;
 const RELOOK: Duration = Duration::from_secs(60);
 /// Pause between looks at a container that is being removed by somebody else.
 const REMOVAL: Duration = Duration::from_millis(100);
+/// How often a daemon is asked that fails at a removal. Each time it may wait ten seconds for processes to end.
+const REMOVAL_TRIES: u32 = 3;
 
 /// Sandboxes as containers of a Docker Engine.
 ///
@@ -233,6 +235,7 @@ impl Inner {
     async fn destroy(&self, id: &SandboxId) -> Result<()> {
         let client = self.daemon.client().await?;
         self.forget(id);
+        let mut tries = REMOVAL_TRIES;
         loop {
             if look(client, &self.config.installation_id, id).await? == Seen::Absent {
                 self.watch.forget(id);
@@ -244,6 +247,12 @@ impl Inner {
                 Err(error) if is_missing(&error) => {}
                 // Somebody else removes it: see it go.
                 Err(error) if is_conflict(&error) => tokio::time::sleep(REMOVAL).await,
+                // It did not see the end of a process that it had killed (gVisor, paused): the next time it does.
+                Err(error) if is_internal(&error) && tries > 1 => {
+                    tries -= 1;
+                    tracing::debug!(sandbox = %id, %error, "a container could not be removed yet");
+                    tokio::time::sleep(REMOVAL).await;
+                }
                 Err(error) => return Err(failed("remove a container", error)),
             }
         }

@@ -4,6 +4,7 @@ use crate::{
     cgroup::{self, Controller},
     failure::NEEDS_ROOT,
     layout::Layout,
+    seccomp,
 };
 
 /// Oldest kernel that has every system call that we use.
@@ -26,6 +27,12 @@ pub(crate) fn problem(layout: &Layout) -> Option<String> {
     // The kernel loads the module at the first mount, if it has one.
     if !overlay && !module_exists(&release, "overlay") {
         return Some("native needs overlayfs: run `modprobe overlay`, or a kernel that has it".to_owned());
+    }
+    if !seccomp::is_available() {
+        return Some(
+            "native needs filters of system calls: a kernel with CONFIG_SECCOMP_FILTER, and a container that may use them"
+                .to_owned(),
+        );
     }
     if !has_capability(rustix::thread::CapabilitySet::SYS_ADMIN) {
         return Some(

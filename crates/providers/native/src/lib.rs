@@ -21,6 +21,7 @@ mod provider;
 mod record;
 mod remove;
 mod sandboxes;
+mod seccomp;
 mod settle;
 mod spawner;
 mod sys;

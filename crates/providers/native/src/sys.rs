@@ -256,6 +256,23 @@ pub(crate) fn new_cgroup_namespace() -> io::Result<()> {
     }
 }
 
+/// Puts this process under a filter of system calls, on top of those that it is under already.
+pub(crate) fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
+    let length = u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
+    let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the kernel reads `length` instructions, which is how many there are, and writes none.
+    match unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Whether this kernel's filters can give this answer to a call.
+pub(crate) fn filter_can_answer(answer: u32) -> bool {
+    // SAFETY: reads `answer`, which outlives the call.
+    unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const answer) == 0 }
+}
+
 /// Watches a process descriptor in the current runtime.
 pub(crate) fn watch(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the `AsyncFd` takes the descriptor as its owner, so it stays open and the same until it is dropped.

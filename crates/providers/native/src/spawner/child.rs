@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     failure::{Doing, Failure},
-    sys,
+    seccomp, sys,
 };
 use rustix::{
     fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -87,6 +87,8 @@ fn try_run(
     }
     rustix::process::umask(Mode::from_raw_mode(0o022));
     privileges::reduce()?;
+    // The last thing but exec: the set-up itself needs what is closed here.
+    seccomp::enter().doing(|| "restrict the system calls".to_owned())?;
     let mut placed = vec![(&null, 0), (&null, 1), (&log, 2), (&listener, LISTENER)];
     placed.extend(memory_events.as_ref().map(|fd| (fd, MEMORY_EVENTS)));
     let next = placed.len() as u32;

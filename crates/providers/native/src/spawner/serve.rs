@@ -9,7 +9,7 @@ use crate::{
     destroy::destroy,
     failure::{Doing, Failure},
     layout::Layout,
-    process,
+    process, seccomp,
     sys::{self, Cloned},
 };
 use rustix::fd::{AsFd, OwnedFd};
@@ -67,6 +67,7 @@ impl Spawner {
         let Some((Request::Init { data_dir, installation_id, ephemeral }, fds)) = first else {
             return Err(Failure::plain("start: this program is started by the server, not by hand"));
         };
+        seccomp::prepare();
         let mut fds = fds.into_iter();
         let agent = fds.next().ok_or_else(|| Failure::plain("start: no agent came with the first packet"))?;
         Ok(Self {
