@@ -44,14 +44,9 @@ pub(crate) fn sleep(args: &Args) -> Result {
 
 /// `self-signal N`: ends by that signal, without a core file.
 pub(crate) fn self_signal(args: &Args) -> Result {
-    let signal = args.signal(0)?;
     let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
     let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
-    set_handler(signal, libc::SIG_DFL);
-    // SAFETY: a signal to ourselves, no memory is involved.
-    unsafe { libc::kill(libc::getpid(), signal) };
-    std::thread::sleep(Duration::from_secs(5));
-    Err(Failure::Usage("the signal does not end a process"))
+    crash(args)
 }
 
 /// `crash N`: ends by that signal, with whatever this system does about a crash.

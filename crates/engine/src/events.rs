@@ -28,8 +28,8 @@ use tokio_util::sync::CancellationToken;
 const QUEUE: usize = 16_384;
 /// Events stored at once.
 const BATCH: usize = 512;
-/// How long the first event of a batch waits for others: a transaction for each would cost a short command a fifth of its
-/// time, and nobody watches events at this pace.
+/// How long the first event of a batch waits for others: a transaction for each takes processor time from the very commands
+/// that cause them, and nobody watches events at this pace.
 const GATHER: Duration = Duration::from_millis(20);
 /// Events that a subscriber may be behind before it has to read from the store.
 const LIVE: usize = 1024;

@@ -46,7 +46,7 @@ pub trait Guest: Send + Sync + 'static {
     async fn attach(&self, id: &str, offset: u64, follow: bool, pace: bool) -> Result<OutputStream>;
 
     /// [`Guest::start`], and at once [`Guest::attach`] from the first byte with `follow` and `pace`: in one question where
-    /// the guest can, which halves the time of a short command.
+    /// the guest can, which saves a short command a round trip.
     ///
     /// # Errors
     /// As of both. `Unavailable` does not say whether the process was started; asking again is safe.

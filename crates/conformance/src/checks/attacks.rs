@@ -15,10 +15,10 @@ use tokio::time::Instant;
 checks! {
     "attack.mount" "no filesystem can be mounted" [Isolated] 30 mount;
     "attack.mount_new" "no filesystem can be made for mounting later" [Isolated] 30 mount_new;
-    "attack.mount_in_user_namespace" "nor in a user namespace of one's own" [Isolated] 30 mount_in_user_namespace;
+    "attack.mount_in_user_namespace" "no filesystem can be mounted in a user namespace of one's own" [Isolated] 30 mount_in_user_namespace;
     "attack.mount_tree" "no mount can be copied" [Isolated] 30 mount_tree;
     "attack.pivot_root" "the root cannot be changed" [Isolated] 30 pivot_root;
-    "attack.chroot" "nor moved" [Isolated] 30 chroot;
+    "attack.chroot" "the root cannot be moved for a process" [Isolated] 30 chroot;
     "attack.setns" "no namespace can be entered" [Isolated] 30 setns;
     "attack.unshare_mount" "no mount namespace can be made" [Isolated] 30 unshare_mount;
     "attack.unshare_pid" "no process namespace can be made" [Isolated] 30 unshare_pid;
@@ -36,10 +36,10 @@ checks! {
     "attack.file_handles" "no file can be opened by its number, past all directories" [Isolated] 30 file_handles;
     "attack.kexec" "no other kernel can be loaded" [Isolated] 30 kexec;
     "attack.modules" "no module can be loaded into the kernel" [Isolated] 30 modules;
-    "attack.module_removal" "none can be removed" [Isolated] 30 module_removal;
+    "attack.module_removal" "no module can be removed from the kernel" [Isolated] 30 module_removal;
     "attack.reboot" "the machine cannot be restarted" [Isolated] 30 reboot;
     "attack.clock" "the clock cannot be set" [Isolated] 30 clock;
-    "attack.time_of_day" "nor by the older call" [Isolated] 30 time_of_day;
+    "attack.time_of_day" "the clock cannot be set by the older call" [Isolated] 30 time_of_day;
     "attack.hostname" "the host name cannot be set" [Isolated] 30 hostname;
     "attack.swap" "no swap space can be added" [Isolated] 30 swap;
     "attack.sysctl" "no setting of the kernel can be changed" [Isolated] 30 sysctl;
@@ -47,7 +47,7 @@ checks! {
     "attack.packet_socket" "no packets of others can be seen" [Isolated] 30 packet_socket;
     "attack.kernel_files" "no file by which the kernel is told what to do can be opened for writing" [Isolated] 30 kernel_files;
     "attack.disks" "no disk and no memory of the machine can be opened" [Isolated] 30 disks;
-    "attack.agent_program" "the agent's program can be neither written nor replaced" [Isolated] 30 agent_program;
+    "attack.agent_program" "the agent's program and memory cannot be written, nor its memory read" [Isolated] 30 agent_program;
     "attack.core_dump" "a crash leaves no core file, and runs nothing on the host" [] 30 core_dump;
     "attack.fork_bomb" "a process that forks without end harms nobody else and can be ended" [PidsLimit] 60 fork_bomb;
     "attack.host_loopback" "servers on the host's loopback interface cannot be reached, however the address is spelled" [Isolated] 30 host_loopback;
