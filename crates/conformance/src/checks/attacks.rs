@@ -260,17 +260,28 @@ async fn abstract_sockets(cx: Context) -> Verdict {
     Ok(())
 }
 
-/// The time of a race: a moment, or until it was won once on a host that is busy with other things.
-struct Race(Instant);
+/// A race against the directory that is a link now and then: a moment, and on a host that is busy with other things until
+/// the directory was seen to change often enough.
+struct Race {
+    start: Instant,
+    there: bool,
+    changes: u32,
+}
 
 impl Race {
     fn new() -> Self {
-        Self(Instant::now())
+        Self { start: Instant::now(), there: false, changes: 0 }
     }
 
-    fn goes_on(&self, won: i32) -> bool {
-        let run = self.0.elapsed();
-        run < Duration::from_millis(1500) || won == 0 && run < Duration::from_secs(15)
+    fn goes_on(&self) -> bool {
+        let run = self.start.elapsed();
+        run < Duration::from_millis(1500) || self.changes < 300 && run < Duration::from_secs(15)
+    }
+
+    /// An attempt found the directory; or the link, which leads nowhere.
+    fn saw(&mut self, there: bool) {
+        self.changes += u32::from(there != self.there);
+        self.there = there;
     }
 }
 
@@ -286,41 +297,41 @@ async fn swapping(cx: &Context, sandbox: &Sandbox, outside: &Outside) -> Verdict
 async fn swapped_on_read(cx: Context) -> Verdict {
     let (sandbox, outside) = (cx.sandbox().await?, Outside::new(&cx)?);
     let path = swapping(&cx, &sandbox, &outside).await?;
-    let (race, mut read) = (Race::new(), 0);
-    while race.goes_on(read) {
-        // An error is the moment of the link, which leads nowhere.
-        if let Ok(content) = sandbox.read_range(&path, ReadRange::default()).await {
+    let mut race = Race::new();
+    while race.goes_on() {
+        let read = sandbox.read_range(&path, ReadRange::default()).await;
+        race.saw(read.is_ok());
+        if let Ok(content) = read {
             ensure!(content == b"inside", "it reads {:?}", String::from_utf8_lossy(&content));
-            read += 1;
         }
     }
-    ensure!(read > 0, "the file was never there");
+    ensure!(race.changes > 0, "the file was never there");
     Ok(())
 }
 
 async fn swapped_on_write(cx: Context) -> Verdict {
     let (sandbox, outside) = (cx.sandbox().await?, Outside::new(&cx)?);
     let path = swapping(&cx, &sandbox, &outside).await?;
-    let (race, mut written) = (Race::new(), 0);
-    while race.goes_on(written) {
-        written += i32::from(sandbox.write_mode(&path, b"inside", 0o600).await.is_ok());
+    let mut race = Race::new();
+    while race.goes_on() {
+        race.saw(sandbox.write_mode(&path, b"inside", 0o600).await.is_ok());
         outside.untouched()?;
     }
-    ensure!(written > 0, "nothing could be written");
+    ensure!(race.changes > 0, "nothing could be written");
     Ok(())
 }
 
 async fn swapped_on_remove(cx: Context) -> Verdict {
     let (sandbox, outside) = (cx.sandbox().await?, Outside::new(&cx)?);
     let path = swapping(&cx, &sandbox, &outside).await?;
-    let (race, mut removed) = (Race::new(), 0);
-    while race.goes_on(removed) {
-        removed += i32::from(sandbox.guest.remove(&path, true).await.is_ok());
+    let mut race = Race::new();
+    while race.goes_on() {
+        race.saw(sandbox.guest.remove(&path, true).await.is_ok());
         let _ = sandbox.guest.chmod(&path, 0o777).await;
         let _ = sandbox.guest.move_file(&path, &cx.path("moved")).await;
         outside.untouched()?;
         let _ = sandbox.write_mode(&path, b"inside", 0o600).await;
     }
-    ensure!(removed > 0, "nothing could be removed");
+    ensure!(race.changes > 0, "nothing could be removed");
     Ok(())
 }
