@@ -17,6 +17,10 @@ const KEPT: CapabilitySet = CapabilitySet::SETUID
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::FOWNER);
 
+/// What a process that runs as root of a user namespace has besides, where the runtime gives it: to keep bits that chmod would
+/// clear and to set capabilities of files, for package managers.
+const FOR_ROOT: CapabilitySet = CapabilitySet::FSETID.union(CapabilitySet::SETFCAP);
+
 /// Makes this program's memory and descriptors unreadable for processes of the same user; inherited by `fork`.
 ///
 /// # Errors
@@ -33,21 +37,22 @@ pub(crate) fn hide() -> Result<(), Errno> {
 pub(crate) fn keep_only_needed(inherit: bool) -> Result<CapabilitySet, Errno> {
     let held = thread::capabilities(None)?;
     let kept = held.permitted & KEPT;
-    let inheritable = if inherit { kept } else { CapabilitySet::empty() };
+    let inheritable = if inherit { held.permitted & KEPT.union(FOR_ROOT) } else { CapabilitySet::empty() };
     thread::set_capabilities(None, CapabilitySets { inheritable, ..held })?;
     empty_bounding_set()?;
     clear_ambient_set()?;
-    thread::set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable })?;
+    let permitted = kept.union(inheritable);
+    thread::set_capabilities(None, CapabilitySets { effective: kept, permitted, inheritable })?;
     Ok(KEPT - kept)
 }
 
-/// Lets the programs that this thread executes as root have what the agent itself has, and no more: with an empty bounding
-/// set, what is inheritable is all that they get.
+/// Lets the programs that this thread executes as root have what the agent itself has and what is [`FOR_ROOT`], and no more:
+/// with an empty bounding set, what is inheritable is all that they get.
 ///
 /// # Errors
 /// The kernel's.
 pub(crate) fn keep_for_root() -> Result<(), Errno> {
-    let kept = thread::capabilities(None)?.permitted & KEPT;
+    let kept = thread::capabilities(None)?.permitted & KEPT.union(FOR_ROOT);
     thread::set_capabilities(None, CapabilitySets { effective: kept, permitted: kept, inheritable: kept })
 }
 

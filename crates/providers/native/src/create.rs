@@ -17,6 +17,7 @@ use crate::{
     process::{self, Identity},
     record::{State, write_spec, write_state},
     spawner::{CloneFds, ClonedChild, LISTENER, MAX_REPORT, MEMORY_EVENTS, Report, Setup, Spawner, USER},
+    user_namespaces::UserNamespace,
 };
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
@@ -54,13 +55,20 @@ struct Handed<'fd> {
     log: BorrowedFd<'fd>,
     cgroup: Option<BorrowedFd<'fd>>,
     memory_events: Option<BorrowedFd<'fd>>,
+    user_namespace: Option<BorrowedFd<'fd>>,
 }
 
 impl Maker<'_> {
     /// Makes the sandbox. Nothing of it may exist yet.
     ///
     /// After an error, what was made so far is for `destroy` to remove; no process runs.
-    pub(crate) fn make(&self, id: &SandboxId, spec: &SandboxSpec, image: &Image) -> Result<Made, Failure> {
+    pub(crate) fn make(
+        &self,
+        id: &SandboxId,
+        spec: &SandboxSpec,
+        image: &Image,
+        user_namespace: Option<&UserNamespace>,
+    ) -> Result<Made, Failure> {
         let directory = self.layout.sandbox(id);
         make_private_dir(&directory, false)?;
         write_spec(&directory, spec)?;
@@ -93,7 +101,8 @@ impl Maker<'_> {
             binds: image.binds.clone(),
             join: groups.self_join_files(),
             memory_mb: spec.memory_mb,
-            argv: self.agent_arguments(id, memory_events.is_some()),
+            argv: self.agent_arguments(id, memory_events.is_some(), user_namespace.is_some()),
+            ids: user_namespace.map(UserNamespace::range),
             clones_into_cgroup: target.is_some(),
             has_memory_events: memory_events.is_some(),
         };
@@ -105,12 +114,13 @@ impl Maker<'_> {
                 log: log.as_fd(),
                 cgroup: target.as_ref().map(AsFd::as_fd),
                 memory_events: memory_events.as_ref().map(AsFd::as_fd),
+                user_namespace: user_namespace.map(AsFd::as_fd),
             },
         )?;
         hit(Point::NativeCloned);
 
         let process = identify(&child, &status)?;
-        let state = State { process, cgroups: groups, lower: image.lower.clone() };
+        let state = State { process, cgroups: groups, lower: image.lower.clone(), ids: setup.ids };
         write_state(&directory, &state)?;
         hit(Point::NativeRecorded);
 
@@ -154,6 +164,7 @@ impl Maker<'_> {
                 status: status_write.as_fd(),
                 cgroup: handed.cgroup,
                 memory_events: handed.memory_events,
+                user_namespace: handed.user_namespace,
             };
             if let Ok(answer) = self.spawner.clone_child(setup.clone(), &fds) {
                 return answer.map(|child| (child, go_write, status_read));
@@ -162,7 +173,7 @@ impl Maker<'_> {
         Err(Failure::plain("clone a process: the spawner ended before it answered, twice"))
     }
 
-    fn agent_arguments(&self, id: &SandboxId, memory_events: bool) -> Vec<String> {
+    fn agent_arguments(&self, id: &SandboxId, memory_events: bool, root_user: bool) -> Vec<String> {
         let (user, listener) = (USER.to_string(), LISTENER.to_string());
         let arguments = [
             ("--listen-fd", listener.as_str()),
@@ -179,6 +190,9 @@ impl Maker<'_> {
         if memory_events {
             argv.extend(["--memory-events-fd".to_owned(), MEMORY_EVENTS.to_string()]);
         }
+        if root_user {
+            argv.push("--root-user".to_owned());
+        }
         argv
     }
 }
@@ -193,7 +207,7 @@ fn identify(child: &ClonedChild, status: &OwnedFd) -> Result<Identity, Failure> 
         File::from(status.try_clone().doing(doing)?).take(MAX_REPORT).read_to_end(&mut text).doing(doing)?;
         let failed = Report::parse(&text).into_iter().find_map(|report| match report {
             Report::Failed(failure) => Some(failure),
-            Report::UpperInMemory => None,
+            Report::UpperInMemory | Report::NotMapped(_) => None,
         });
         return Err(failed.unwrap_or_else(|| Failure::plain("keep the first process alive: it was killed")));
     }

@@ -174,7 +174,7 @@ mod tests {
         let recycled = Identity { start_time: real.start_time.wrapping_sub(1), ..real.clone() };
         for (process, dies) in [(recycled, false), (real, true)] {
             fs::create_dir(layout.sandbox(&id)).unwrap();
-            let state = State { process, cgroups: Default::default(), lower: "/".into() };
+            let state = State { process, cgroups: Default::default(), lower: "/".into(), ids: None };
             write_state(&layout.sandbox(&id), &state).unwrap();
             destroy(&layout, &cgroup::Host::default(), &id).unwrap();
             assert_eq!(child.try_wait().unwrap().is_some(), dies);

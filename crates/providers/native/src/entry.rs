@@ -131,7 +131,12 @@ mod tests {
     use std::time::Duration;
 
     fn state(pid: i32) -> State {
-        State { process: Identity::of(pid).unwrap(), cgroups: Default::default(), lower: "/".into() }
+        State {
+            process: Identity::of(pid).unwrap(),
+            cgroups: Default::default(),
+            lower: "/".into(),
+            ids: None,
+        }
     }
 
     fn guest(layout: &Layout, id: &SandboxId) -> AgentGuest {

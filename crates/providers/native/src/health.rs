@@ -3,9 +3,11 @@
 use crate::{
     cgroup::{self, Controller},
     failure::NEEDS_ROOT,
+    inner::Inner,
     layout::Layout,
     seccomp,
 };
+use std::sync::atomic::Ordering;
 
 /// Oldest kernel that has every system call that we use.
 const KERNEL: (u32, u32) = (5, 12);
@@ -50,7 +52,26 @@ pub(crate) fn problem(layout: &Layout) -> Option<String> {
 }
 
 /// Guarantees that this host cannot give.
-pub(crate) fn warnings(layout: &Layout, cgroups: &cgroup::Host, upper_in_memory: bool) -> Vec<String> {
+pub(crate) fn warnings(inner: &Inner) -> Vec<String> {
+    let in_memory = inner.upper_in_memory.load(Ordering::Relaxed);
+    let mut warnings = limits_and_files(&inner.layout, &inner.cgroups, in_memory);
+    if let Some(why) = inner.user_namespaces.why_not() {
+        warnings.push(format!(
+            "sandboxes have no user namespace: {why}; root of a sandbox has the number of the host's root, and no process may run as it"
+        ));
+    }
+    let not_mapped = inner.not_mapped();
+    if !not_mapped.is_empty() {
+        let paths: Vec<_> = not_mapped.iter().map(|p| p.display().to_string()).collect();
+        warnings.push(format!(
+            "files of {} belong to nobody in sandboxes: their filesystem or this kernel cannot map owners (Linux 5.19 and most filesystems can)",
+            paths.join(", ")
+        ));
+    }
+    warnings
+}
+
+fn limits_and_files(layout: &Layout, cgroups: &cgroup::Host, upper_in_memory: bool) -> Vec<String> {
     let mut warnings = Vec::new();
     let missing: Vec<_> = [Controller::Memory, Controller::Cpu, Controller::Pids]
         .into_iter()
@@ -109,7 +130,7 @@ mod tests {
     #[test]
     fn what_the_host_cannot_limit_is_said() {
         let layout = Layout::new(std::env::temp_dir());
-        let warnings = warnings(&layout, &cgroup::Host::default(), true);
+        let warnings = limits_and_files(&layout, &cgroup::Host::default(), true);
         assert!(warnings.iter().any(|w| w.contains("memory, cpu, pids")), "{warnings:?}");
         assert!(warnings.iter().any(|w| w.contains("volume")), "{warnings:?}");
     }

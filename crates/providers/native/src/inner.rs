@@ -14,13 +14,14 @@ use crate::{
     sandboxes::{Look, look},
     settle::Settler,
     spawner::{MAX_REPORT, Report, Spawner},
+    user_namespaces::UserNamespaces,
 };
 use rustix::fd::OwnedFd;
 use stacyvm_provider::{
     AgentGuest, Error, ErrorKind, Identity, Locks, Result, RuntimeState, SandboxId, SandboxSpec,
 };
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -39,7 +40,8 @@ pub(crate) struct Inner {
     pub(crate) installation_id: String,
     generation: u64,
     pub(crate) cgroups: cgroup::Host,
-    pub(crate) spawner: Spawner,
+    pub(crate) spawner: Arc<Spawner>,
+    pub(crate) user_namespaces: UserNamespaces,
     image_dirs: Vec<PathBuf>,
     host_image: HostImage,
     settler: Settler,
@@ -49,6 +51,8 @@ pub(crate) struct Inner {
     /// Sandboxes that are being made now: half made on disk, and not to be taken for what a dead server left.
     making: Mutex<HashSet<SandboxId>>,
     pub(crate) upper_in_memory: AtomicBool,
+    /// Paths of the host whose files belong to nobody in sandboxes with a user namespace.
+    not_mapped: Mutex<BTreeSet<PathBuf>>,
 }
 
 impl Inner {
@@ -56,15 +60,16 @@ impl Inner {
     pub(crate) fn start(config: NativeConfig) -> Result<Arc<Self>> {
         let layout = Layout::new(config.data_dir);
         let exclusive = config.lock.is_some();
-        let spawner = Spawner::new(
+        let spawner = Arc::new(Spawner::new(
             config.spawner,
             layout.data_dir().to_owned(),
             config.installation_id.clone(),
             config.agent,
             config.lock,
-        )?;
+        )?);
         let inner = Arc::new(Self {
             cgroups: cgroup::Host::discover(&config.installation_id),
+            user_namespaces: UserNamespaces::start(layout.clone(), Arc::clone(&spawner))?,
             layout,
             installation_id: config.installation_id,
             generation: config.generation,
@@ -76,6 +81,7 @@ impl Inner {
             entries: Mutex::default(),
             making: Mutex::default(),
             upper_in_memory: AtomicBool::new(false),
+            not_mapped: Mutex::default(),
         });
         if rustix::process::geteuid().is_root() {
             if let Err(error) = inner.layout.prepare() {
@@ -112,6 +118,7 @@ impl Inner {
         if let Err(error) = self.spawner.start() {
             tracing::warn!(%error, "the native spawner does not start");
         }
+        self.user_namespaces.prepare();
         match self.host_image.get(&self.layout) {
             Ok(current) if exclusive => {
                 let ids = self.layout.ids().unwrap_or_default();
@@ -247,6 +254,11 @@ impl Inner {
         }
     }
 
+    /// Paths of the host whose files belong to nobody in sandboxes.
+    pub(crate) fn not_mapped(&self) -> BTreeSet<PathBuf> {
+        lock(&self.not_mapped).clone()
+    }
+
     /// Sandboxes that are being made now.
     pub(crate) fn making(&self) -> HashSet<SandboxId> {
         lock(&self.making).clone()
@@ -267,7 +279,11 @@ impl Inner {
                 spawner: &inner.spawner,
                 installation_id: &inner.installation_id,
             };
-            Ok(maker.make(&id, &spec, &image)?)
+            let mut user_namespace = inner.user_namespaces.take()?;
+            if let Some(namespace) = &mut user_namespace {
+                namespace.give(&id);
+            }
+            Ok(maker.make(&id, &spec, &image, user_namespace.as_ref())?)
         })
         .await
     }
@@ -282,6 +298,7 @@ impl Inner {
         for report in reports.unwrap_or_default() {
             match report {
                 Report::UpperInMemory => self.upper_in_memory.store(true, Ordering::Relaxed),
+                Report::NotMapped(path) => drop(lock(&self.not_mapped).insert(path)),
                 Report::Failed(failure) => return Err(failure.into()),
             }
         }
@@ -351,6 +368,7 @@ impl Inner {
         self.blocking(move |inner| {
             destroy(&inner.layout, &inner.cgroups, &removed)?;
             inner.spawner.forget(&removed);
+            inner.user_namespaces.release(&removed);
             Ok(())
         })
         .await

@@ -16,7 +16,7 @@ use stacyvm_provider::{
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -64,7 +64,8 @@ impl Provider for NativeProvider {
             memory_limit: has(Controller::Memory),
             cpu_limit: has(Controller::Cpu),
             pids_limit: has(Controller::Pids),
-            root_user: false,
+            // Root of a user namespace, which is nobody outside it.
+            root_user: self.inner.user_namespaces.why_not().is_none(),
             isolated: true,
             stats: true,
             // All processes of a sandbox are found where their time is counted.
@@ -83,8 +84,7 @@ impl Provider for NativeProvider {
             let problem = health::problem(&inner.layout).or_else(|| {
                 inner.spawner.start().err().map(|e| format!("the native spawner does not start: {e}"))
             });
-            let in_memory = inner.upper_in_memory.load(Ordering::Relaxed);
-            Ok((problem, health::warnings(&inner.layout, &inner.cgroups, in_memory)))
+            Ok((problem, health::warnings(inner)))
         });
         let (problem, warnings) = match tokio::time::timeout(Duration::from_secs(5), looked).await {
             Ok(Ok(answer)) => answer,

@@ -7,6 +7,7 @@
 use crate::{
     cgroup::SandboxCgroups,
     failure::{Doing, Failure},
+    ids::IdRange,
     process::Identity,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -31,6 +32,9 @@ pub(crate) struct State {
     pub(crate) cgroups: SandboxCgroups,
     /// Lower layer of its root.
     pub(crate) lower: PathBuf,
+    /// Its user ids on the host; none for one without a user namespace.
+    #[serde(default)]
+    pub(crate) ids: Option<IdRange>,
 }
 
 /// Everything on record about one sandbox. Absent or unreadable parts are those that were never finished.
@@ -108,6 +112,7 @@ mod tests {
             process: Identity { pid: 7, start_time: 9, boot_id: "x".to_owned() },
             cgroups: SandboxCgroups::default(),
             lower: "/lower".into(),
+            ids: None,
         }
     }
 

@@ -73,7 +73,7 @@ mod tests {
 
         let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
         let process = Identity::of(child.id() as i32).unwrap();
-        let state = State { process, cgroups: Default::default(), lower: "/".into() };
+        let state = State { process, cgroups: Default::default(), lower: "/".into(), ids: None };
         let spec = SandboxSpec {
             image: "host".to_owned(),
             memory_mb: 0,

@@ -47,12 +47,16 @@ pub(crate) enum Cloned {
 /// Those of `clone3`; `EDEADLK` if the caller has more than one thread: a lock that another thread held at that moment
 /// would stay locked in the child for ever.
 pub(crate) fn clone_sandbox(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
+    clone_process(NAMESPACES, cgroup)
+}
+
+fn clone_process(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
     if std::fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(io::Error::from_raw_os_error(libc::EDEADLK));
     }
     let mut pidfd: i32 = -1;
     let mut args = CloneArgs {
-        flags: NAMESPACES | libc::CLONE_PIDFD as u64,
+        flags: namespaces | libc::CLONE_PIDFD as u64,
         pidfd: (&raw mut pidfd) as u64,
         exit_signal: libc::SIGCHLD as u64,
         ..CloneArgs::default()
@@ -72,6 +76,29 @@ pub(crate) fn clone_sandbox(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned
             // SAFETY: CLONE_PIDFD succeeded, so the kernel stored a fresh descriptor that nobody else owns.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
             Ok(Cloned::Parent { pid: i32::try_from(pid).unwrap_or(i32::MAX), pidfd })
+        }
+    }
+}
+
+/// Makes a process in a user namespace of its own, which does nothing until it is killed or the caller ends.
+///
+/// # Errors
+/// Those of `clone3`; `EDEADLK` as in [`clone_sandbox`].
+pub(crate) fn clone_user_namespace() -> io::Result<(i32, OwnedFd)> {
+    match clone_process(libc::CLONE_NEWUSER as u64, None)? {
+        Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
+        Cloned::Child => {
+            // SAFETY: touch no memory, and do not return.
+            unsafe {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                // The parent may have ended before that was said.
+                if libc::getppid() <= 1 {
+                    libc::_exit(0);
+                }
+                loop {
+                    libc::pause();
+                }
+            }
         }
     }
 }
@@ -190,8 +217,17 @@ pub(crate) fn plain_scheduling() {
     }
 }
 
-/// Sets attributes of a whole mount tree, submounts included.
-pub(crate) fn set_mount_attributes(tree: BorrowedFd<'_>, set: u64) -> io::Result<()> {
+/// Sets attributes of a whole mount tree, submounts included. With a user namespace, files in it belong to whom that
+/// namespace maps their owners to; for that nobody may see the tree yet.
+///
+/// # Errors
+/// The kernel's; nothing is changed then. `EINVAL` if a filesystem in it cannot be mapped.
+pub(crate) fn set_mount_attributes(
+    tree: BorrowedFd<'_>,
+    mut set: u64,
+    map: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
     #[repr(C)]
     struct MountAttr {
         set: u64,
@@ -199,7 +235,11 @@ pub(crate) fn set_mount_attributes(tree: BorrowedFd<'_>, set: u64) -> io::Result
         propagation: u64,
         userns: u64,
     }
-    let attributes = MountAttr { set, clear: 0, propagation: libc::MS_PRIVATE, userns: 0 };
+    if map.is_some() {
+        set |= MOUNT_ATTR_IDMAP;
+    }
+    let userns = map.map_or(0, |fd| u64::try_from(fd.as_raw_fd()).unwrap_or(u64::MAX));
+    let attributes = MountAttr { set, clear: 0, propagation: libc::MS_PRIVATE, userns };
     // SAFETY: the path is a string constant, and `attributes` has the layout of `struct mount_attr` (version 0) whose
     // size is passed along; both outlive the call.
     let result = unsafe {

@@ -3,8 +3,7 @@
 //! Runs on a copy of the spawner's memory and never returns to it.
 
 use super::{
-    mounts::{self, Upper},
-    privileges,
+    mounts, privileges,
     protocol::{CloneFds, Report, Setup},
 };
 use crate::{
@@ -51,10 +50,11 @@ fn try_run(
     let (lower, listener, log) = (move_up(&fds.lower)?, move_up(&fds.listener)?, move_up(&fds.log)?);
     let (go, agent) = (move_up(&fds.go)?, move_up(&agent)?);
     let memory_events = fds.memory_events.as_ref().map(|fd| move_up(fd)).transpose()?;
+    let user_namespace = fds.user_namespace.as_ref().map(|fd| move_up(fd)).transpose()?;
     drop(fds);
     // The lock, the server's socket and other sandboxes' descriptors are not this one's to keep open.
     let mut own = [&lower, &listener, &log, &go, &agent].map(AsRawFd::as_raw_fd).to_vec();
-    own.extend(memory_events.as_ref().map(AsRawFd::as_raw_fd));
+    own.extend(memory_events.iter().chain(&user_namespace).map(AsRawFd::as_raw_fd));
     own.push(status.as_raw_fd());
     sys::close_all_except(&own).doing(|| "close descriptors".to_owned())?;
     sys::default_signals();
@@ -69,9 +69,8 @@ fn try_run(
     sys::new_session_keyring();
     rustix::system::sethostname(setup.id.as_str().as_bytes()).doing(|| "set the host name".to_owned())?;
     bring_up_loopback()?;
-    if mounts::enter_root(setup, lower.as_fd())? == Upper::InMemory {
-        report(status, &Report::UpperInMemory);
-    }
+    let map = user_namespace.as_ref().map(AsFd::as_fd);
+    mounts::enter_root(setup, lower.as_fd(), map, &mut |what| report(status, &what))?;
     drop(lower);
     privileges::set_oom_score();
     privileges::set_resource_limits()?;
@@ -86,7 +85,10 @@ fn try_run(
         sys::exit_now(0);
     }
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    privileges::reduce()?;
+    if let Some(user_namespace) = &user_namespace {
+        privileges::enter(user_namespace.as_fd())?;
+    }
+    privileges::reduce(user_namespace.is_some())?;
     // The last thing but exec: the set-up itself needs what is closed here.
     seccomp::enter().doing(|| "restrict the system calls".to_owned())?;
     let mut placed = vec![(&null, 0), (&null, 1), (&log, 2), (&listener, LISTENER)];

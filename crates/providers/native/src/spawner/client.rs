@@ -4,6 +4,7 @@ use super::protocol::{CloneFds, Reply, Request, Setup, receive, send, socket_pai
 use crate::{
     config::SpawnerCommand,
     failure::{Doing, Failure},
+    ids::IdRange,
 };
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
@@ -45,7 +46,8 @@ pub(crate) struct ClonedChild {
     pub(crate) pidfd: OwnedFd,
 }
 
-type Answer = Result<ClonedChild, Failure>;
+/// What the spawner says to one request.
+type Answer = (Reply, Vec<OwnedFd>);
 
 /// One spawner process.
 #[derive(Debug)]
@@ -92,17 +94,47 @@ impl Spawner {
     /// # Errors
     /// What the spawner met; [`Gone`] if it died, which may have happened before or after the clone: a child that it
     /// made ends by itself once the other end of `fds.go` is closed.
-    pub(crate) fn clone_child(&self, setup: Setup, fds: &CloneFds<BorrowedFd<'_>>) -> Result<Answer, Gone> {
+    pub(crate) fn clone_child(
+        &self,
+        setup: Setup,
+        fds: &CloneFds<BorrowedFd<'_>>,
+    ) -> Result<Result<ClonedChild, Failure>, Gone> {
         if setup.ephemeral {
             lock(&self.ephemeral).insert(setup.id.clone());
         }
+        let setup = Box::new(setup);
+        let answer = self.ask(|sequence| Request::Clone { sequence, setup }, &fds.to_packet())?;
+        Ok(answer.and_then(|answer| match answer {
+            (Reply::Cloned { pid, .. }, fds) => Ok(ClonedChild { pid, pidfd: only(fds)? }),
+            other => Err(unexpected(other)),
+        }))
+    }
+
+    /// Makes a user namespace in which the ids from 0 on are those of `ids`.
+    ///
+    /// # Errors
+    /// What the spawner met, also that it died.
+    pub(crate) fn user_namespace(&self, ids: IdRange) -> Result<OwnedFd, Failure> {
+        let answer = self.ask(|sequence| Request::UserNamespace { sequence, ids }, &[]);
+        let answer = answer.map_err(|Gone| Failure::plain("make a user namespace: the spawner ended"))?;
+        match answer? {
+            (Reply::UserNamespace { .. }, fds) => only(fds),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Sends a request and waits for the answer.
+    fn ask(
+        &self,
+        request: impl FnOnce(u64) -> Request,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Result<Answer, Failure>, Gone> {
         let connection = match self.connect() {
             Ok(connection) => connection,
             Err(failure) => return Ok(Err(failure)),
         };
         let (sequence, answer) = connection.expect_answer().ok_or(Gone)?;
-        let request = Request::Clone { sequence, setup: Box::new(setup) };
-        match send(connection.socket.as_fd(), &request, &fds.to_packet()) {
+        match send(connection.socket.as_fd(), &request(sequence), fds) {
             Ok(()) => {}
             Err(e) if matches!(e.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)) => {
                 return Err(Gone);
@@ -110,7 +142,7 @@ impl Spawner {
             Err(e) => return Ok(Err(e).doing(|| "ask the spawner".to_owned())),
         }
         match answer.recv_timeout(ANSWER) {
-            Ok(answer) => Ok(answer),
+            Ok(answer) => Ok(Ok(answer)),
             Err(mpsc::RecvTimeoutError::Disconnected) => Err(Gone),
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 connection.kill();
@@ -200,6 +232,18 @@ impl Spawner {
 #[derive(Debug)]
 pub(crate) struct Gone;
 
+/// The descriptor that comes with an answer.
+fn only(fds: Vec<OwnedFd>) -> Result<OwnedFd, Failure> {
+    fds.into_iter().next().ok_or_else(|| Failure::plain("get a descriptor from the spawner"))
+}
+
+fn unexpected((reply, _): Answer) -> Failure {
+    match reply {
+        Reply::Failed { failure, .. } => failure,
+        _ => Failure::plain("understand the spawner: it answered something else"),
+    }
+}
+
 impl Connection {
     fn is_alive(&self) -> bool {
         lock(&self.waiting).answers.is_some()
@@ -215,17 +259,10 @@ impl Connection {
     }
 
     fn deliver(&self, reply: Reply, fds: Vec<OwnedFd>) {
-        let (sequence, answer) = match reply {
-            Reply::Cloned { sequence, pid } => {
-                let child = fds.into_iter().next().map(|pidfd| ClonedChild { pid, pidfd });
-                (sequence, child.ok_or_else(|| Failure::plain("get the descriptor of a new process")))
-            }
-            Reply::Failed { sequence, failure } => (sequence, Err(failure)),
-        };
-        let sender = lock(&self.waiting).answers.as_mut().and_then(|a| a.remove(&sequence));
+        let sender = lock(&self.waiting).answers.as_mut().and_then(|a| a.remove(&reply.sequence()));
         if let Some(sender) = sender {
-            // Whoever asked has given up; dropping the descriptor is all there is to do.
-            let _ = sender.send(answer);
+            // Whoever asked has given up; dropping the descriptors is all there is to do.
+            let _ = sender.send((reply, fds));
         }
     }
 
@@ -316,6 +353,7 @@ mod tests {
             status: null,
             cgroup: None,
             memory_events: None,
+            user_namespace: None,
         };
         // Either the packet could not be sent, or its answer never comes.
         match spawner.clone_child(setup, &fds) {

@@ -23,6 +23,7 @@ mod privileges;
 mod protocol;
 mod serve;
 mod upper;
+mod user_namespace;
 
 pub(crate) use child::{LISTENER, MEMORY_EVENTS};
 pub(crate) use client::{ClonedChild, Spawner};

@@ -2,16 +2,17 @@
 //! is gone when the last process is.
 
 use super::{
-    protocol::Setup,
+    protocol::{Report, Setup},
     upper::{self, open_dir},
 };
 use crate::{
     failure::{Doing, Failure},
+    ids::IdRange,
     sys,
 };
 use rustix::{
     fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat},
+    fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, fstat},
     io::Errno,
     mount::{
         MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind,
@@ -20,6 +21,8 @@ use rustix::{
 };
 use std::ffi::{CStr, CString};
 
+/// `MOUNT_ATTR_RDONLY`, `_NOSUID`, `_NODEV`
+const READ_ONLY_TREE: u64 = 1 | 2 | 4;
 const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 /// Parts of `/proc` through which root could change the host. The agent has no right to most of it; this holds for
 /// the rest, and for whoever gets to be root later.
@@ -42,6 +45,8 @@ const MASKED: &[&CStr] = &[
 /// Devices that hold nothing of the host: name, major, minor.
 const DEVICES: &[(&str, u32, u32)] =
     &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+/// Group of terminals, everywhere.
+const TTY_GROUP: u32 = 5;
 const DEVICE_LINKS: &[(&str, &str)] = &[
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
@@ -52,21 +57,35 @@ const DEVICE_LINKS: &[(&str, &str)] = &[
 
 /// Where the files of the sandbox ended up.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Upper {
+enum Upper {
     OnDisk,
     InMemory,
 }
 
-/// Builds the root and moves into it. `checked` is the image's directory as the server saw it.
-pub(super) fn enter_root(setup: &Setup, checked: BorrowedFd<'_>) -> Result<Upper, Failure> {
+/// Builds the root and moves into it. `checked` is the image's directory as the server saw it, `map` the sandbox's user
+/// namespace. What is not as it should be is told to `report`.
+pub(super) fn enter_root(
+    setup: &Setup,
+    checked: BorrowedFd<'_>,
+    map: Option<BorrowedFd<'_>>,
+    report: &mut dyn FnMut(Report),
+) -> Result<(), Failure> {
     // First, or every mount from here on would appear on the host too.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .doing(|| "separate the mounts".to_owned())?;
     rustix::process::chdir(&setup.directory).doing(|| "enter the sandbox's directory".to_owned())?;
     let lower = open_lower(setup, checked)?;
-    let upper = mount_root(setup, lower.as_fd())?;
+    let mapped = map.map(|map| map_lower(lower.as_fd(), map)).transpose().unwrap_or_default();
+    if map.is_some() && mapped.is_none() {
+        report(Report::NotMapped(setup.lower.clone()));
+    }
+    if mount_root(setup, mapped.as_ref().unwrap_or(&lower).as_fd())? == Upper::InMemory {
+        report(Report::UpperInMemory);
+    }
     for bind in &setup.binds {
-        bind_read_only(&bind.path)?;
+        if !bind_read_only(&bind.path, map)? {
+            report(Report::NotMapped(bind.path.clone()));
+        }
     }
     mount_dev(setup)?;
     mount("proc", "root/proc", "proc", PLAIN, None).doing(|| "mount /proc".to_owned())?;
@@ -80,8 +99,7 @@ pub(super) fn enter_root(setup: &Setup, checked: BorrowedFd<'_>) -> Result<Upper
     for path in READ_ONLY {
         make_read_only(path)?;
     }
-    mask_all()?;
-    Ok(upper)
+    mask_all()
 }
 
 /// Opens the image in this mount namespace, and makes sure that the path still leads to what was checked.
@@ -97,12 +115,23 @@ fn open_lower(setup: &Setup, checked: BorrowedFd<'_>) -> Result<OwnedFd, Failure
     }
 }
 
+/// Shows the image at `root`, out of everybody's sight by what is mounted over it, with owners that the sandbox knows: a layer
+/// of an overlay has to be somewhere.
+fn map_lower(lower: BorrowedFd<'_>, map: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = open_tree(lower, "", flags)?;
+    sys::set_mount_attributes(tree.as_fd(), READ_ONLY_TREE, Some(map))?;
+    move_mount(tree.as_fd(), "", CWD, "root", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    Ok(rustix::fs::open("root", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
 /// Mounts the overlay at `root`, relative to the sandbox's directory, whose `upper` and `work` are on disk if the
 /// filesystem there can carry that, else in memory.
 fn mount_root(setup: &Setup, lower: BorrowedFd<'_>) -> Result<Upper, Failure> {
     let fill = |path: &str| -> Result<(), Failure> {
         let upper = open_dir(CWD, path).doing(|| "open the upper layer".to_owned())?;
-        upper::fill(upper.as_fd(), lower, setup.id.as_str())
+        upper::fill(upper.as_fd(), lower, setup.id.as_str(), base(setup))
     };
     fill("upper")?;
     match overlay(lower, "upper", "work") {
@@ -133,28 +162,32 @@ fn overlay(lower: BorrowedFd<'_>, upper: &str, work: &str) -> Result<(), Errno> 
     mount("overlay", "root", "overlay", MountFlags::NOSUID | MountFlags::NODEV, options.as_c_str())
 }
 
-/// Shows a directory of the host, submounts included, at the same path.
-fn bind_read_only(path: &std::path::Path) -> Result<(), Failure> {
-    // MOUNT_ATTR_RDONLY, _NOSUID, _NODEV
-    const ATTRIBUTES: u64 = 1 | 2 | 4;
+/// Shows a directory of the host, submounts included, at the same path. False if its files belong to nobody inside, because
+/// one of the filesystems there knows no mapping.
+fn bind_read_only(path: &std::path::Path, map: Option<BorrowedFd<'_>>) -> Result<bool, Failure> {
     let doing = || format!("show {} of the host", path.display());
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE
         | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
     let tree = open_tree(CWD, path, flags).doing(doing)?;
-    sys::set_mount_attributes(tree.as_fd(), ATTRIBUTES).doing(doing)?;
+    let mapped = sys::set_mount_attributes(tree.as_fd(), READ_ONLY_TREE, map).is_ok();
+    if !mapped {
+        sys::set_mount_attributes(tree.as_fd(), READ_ONLY_TREE, None).doing(doing)?;
+    }
     let target = std::path::Path::new("root").join(path.strip_prefix("/").unwrap_or(path));
-    move_mount(tree.as_fd(), "", CWD, &target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).doing(doing)
+    move_mount(tree.as_fd(), "", CWD, &target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).doing(doing)?;
+    Ok(mapped)
 }
 
 fn mount_dev(setup: &Setup) -> Result<(), Failure> {
     let quiet = MountFlags::NOSUID | MountFlags::NOEXEC;
-    mount("tmpfs", "root/dev", "tmpfs", quiet, c"mode=755,size=1m,nr_inodes=1k")
-        .doing(|| "mount /dev".to_owned())?;
+    let root = base(setup);
+    let options = c_string(&format!("mode=755,size=1m,nr_inodes=1k,uid={root},gid={root}"))?;
+    mount("tmpfs", "root/dev", "tmpfs", quiet, options.as_c_str()).doing(|| "mount /dev".to_owned())?;
     let dev = open_dir(CWD, "root/dev").doing(|| "open /dev".to_owned())?;
     for (name, major, minor) in DEVICES {
-        make_device(dev.as_fd(), name, *major, *minor)?;
+        make_device(dev.as_fd(), name, *major, *minor, root)?;
     }
     for (name, target) in DEVICE_LINKS {
         rustix::fs::symlinkat(*target, &dev, *name).doing(|| format!("make /dev/{name}"))?;
@@ -162,9 +195,10 @@ fn mount_dev(setup: &Setup) -> Result<(), Failure> {
     for name in ["pts", "shm", "mqueue"] {
         rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755)).doing(|| format!("make /dev/{name}"))?;
     }
-    mount("devpts", "root/dev/pts", "devpts", quiet, c"newinstance,ptmxmode=0666,mode=0620,gid=5")
+    let options = c_string(&format!("newinstance,ptmxmode=0666,mode=0620,gid={}", root + TTY_GROUP))?;
+    mount("devpts", "root/dev/pts", "devpts", quiet, options.as_c_str())
         .doing(|| "mount /dev/pts".to_owned())?;
-    let options = c_string(&format!("mode=1777,{}", size(setup)))?;
+    let options = c_string(&format!("mode=1777,uid={root},gid={root},{}", size(setup)))?;
     mount("tmpfs", "root/dev/shm", "tmpfs", PLAIN, options.as_c_str())
         .doing(|| "mount /dev/shm".to_owned())?;
     // Not every kernel has message queues.
@@ -174,11 +208,15 @@ fn mount_dev(setup: &Setup) -> Result<(), Failure> {
 
 /// Makes a device of the sandbox's own, whose owner and mode are its own too. Where that is forbidden (in a container),
 /// shows the host's, read-only: writing to the device works, changing it for the host does not.
-fn make_device(dev: BorrowedFd<'_>, name: &str, major: u32, minor: u32) -> Result<(), Failure> {
+fn make_device(dev: BorrowedFd<'_>, name: &str, major: u32, minor: u32, root: u32) -> Result<(), Failure> {
     let doing = || format!("make /dev/{name}");
     let mode = Mode::from_raw_mode(0o666);
     match rustix::fs::mknodat(dev, name, FileType::CharacterDevice, mode, rustix::fs::makedev(major, minor)) {
-        Ok(()) => rustix::fs::chmodat(dev, name, mode, AtFlags::empty()).doing(doing),
+        Ok(()) => {
+            rustix::fs::chmodat(dev, name, mode, AtFlags::empty()).doing(doing)?;
+            let (uid, gid) = (Uid::from_raw(root), Gid::from_raw(root));
+            rustix::fs::chownat(dev, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).doing(doing)
+        }
         Err(Errno::PERM | Errno::ACCESS) => {
             rustix::fs::mknodat(dev, name, FileType::RegularFile, mode, 0).doing(doing)?;
             let target = format!("root/dev/{name}");
@@ -219,6 +257,11 @@ fn mask_all() -> Result<(), Failure> {
     }
     // The mounts keep it; there is nothing to be seen of it in /dev.
     rustix::fs::unlink(NOTHING).doing(|| "remove a file of ours".to_owned())
+}
+
+/// What root of the sandbox is on the host.
+fn base(setup: &Setup) -> u32 {
+    setup.ids.map_or(0, IdRange::base)
 }
 
 /// Size of what is in memory: the memory limit, or the kernel's own choice.

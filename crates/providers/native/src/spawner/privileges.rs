@@ -2,10 +2,13 @@
 
 use crate::failure::{Doing, Failure};
 use rustix::{
+    fd::BorrowedFd,
+    fs::{Gid, Uid},
     process::{Resource, Rlimit, getrlimit, setrlimit},
     thread::{
-        CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
-        remove_capability_from_bounding_set, set_capabilities, set_no_new_privs, set_thread_groups,
+        CapabilitySet, CapabilitySets, LinkNameSpaceType, capabilities, clear_ambient_capability_set,
+        move_into_link_name_space, remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
+        set_thread_groups, set_thread_res_gid, set_thread_res_uid,
     },
 };
 use std::fs;
@@ -17,6 +20,9 @@ const AGENT: CapabilitySet = CapabilitySet::SETUID
     .union(CapabilitySet::CHOWN)
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::FOWNER);
+/// What a process that runs as root of a user namespace of its own needs besides, for package managers: to keep the bits
+/// that chmod would clear, and to set capabilities of files, which no program ever gets.
+const ROOT: CapabilitySet = CapabilitySet::FSETID.union(CapabilitySet::SETFCAP);
 /// Open files: plenty to start with, more on request.
 const OPEN_FILES: (u64, u64) = (65_536, 1_048_576);
 /// How ready the kernel is to kill the work of a sandbox when the whole host is out of memory: before the host's own.
@@ -53,17 +59,29 @@ pub(super) fn set_oom_score() {
     let _ = fs::write("/proc/self/oom_score_adj", WORK_OOM_SCORE);
 }
 
-/// Gives up everything else, for good.
+/// Becomes root of the sandbox's user namespace, and so nobody outside it: the last that is done with the rights of root
+/// of the host.
+pub(super) fn enter(user_namespace: BorrowedFd<'_>) -> Result<(), Failure> {
+    set_thread_groups(&[]).doing(|| "leave the groups".to_owned())?;
+    move_into_link_name_space(user_namespace, Some(LinkNameSpaceType::User))
+        .doing(|| "enter the user namespace".to_owned())?;
+    let doing = || "become root of the user namespace".to_owned();
+    set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).doing(doing)?;
+    set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).doing(doing)
+}
+
+/// Gives up everything else, for good. With `root`, processes may be started as root of a user namespace.
 ///
 /// The bounding set ends up empty, so that no process of the sandbox can ever get any of it, while the agent gets its
 /// share across `execve` by inheritance (and gives that up itself).
-pub(super) fn reduce() -> Result<(), Failure> {
+pub(super) fn reduce(root: bool) -> Result<(), Failure> {
+    let kept = if root { AGENT.union(ROOT) } else { AGENT };
     let doing = || "drop capabilities".to_owned();
     set_thread_groups(&[]).doing(|| "leave the groups".to_owned())?;
     let _ = clear_ambient_capability_set();
     // Before the bounding set is emptied: nothing can be made inheritable that is not in it.
     let all = capabilities(None).doing(doing)?;
-    set_capabilities(None, CapabilitySets { inheritable: AGENT, ..all }).doing(doing)?;
+    set_capabilities(None, CapabilitySets { inheritable: kept, ..all }).doing(doing)?;
     for bit in 0..64 {
         match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << bit)) {
             // No such capability in this kernel, nor any higher one.
@@ -71,7 +89,7 @@ pub(super) fn reduce() -> Result<(), Failure> {
             result => result.doing(|| format!("drop capability {bit}"))?,
         }
     }
-    let sets = CapabilitySets { effective: AGENT, permitted: AGENT, inheritable: AGENT };
+    let sets = CapabilitySets { effective: AGENT, permitted: kept, inheritable: kept };
     set_capabilities(None, sets).doing(doing)?;
     // For the agent too: it changes users downwards only, and nothing in a sandbox is to gain rights by a file.
     set_no_new_privs(true).doing(|| "forbid new privileges".to_owned())

@@ -1,7 +1,7 @@
 //! What server, spawner and the first process of a sandbox say to one another. Packets of JSON on a sequenced socket,
 //! descriptors along with them: all three are the same build, so there are no versions.
 
-use crate::{failure::Failure, image::Bind};
+use crate::{failure::Failure, ids::IdRange, image::Bind};
 use rustix::{
     fd::{BorrowedFd, OwnedFd},
     io::{Errno, IoSlice, IoSliceMut},
@@ -17,7 +17,7 @@ use std::{io, mem::MaybeUninit, path::PathBuf};
 /// Longest packet, in bytes.
 const MAX_PACKET: usize = 64 << 10;
 /// Most descriptors in one packet.
-const MAX_FDS: usize = 8;
+const MAX_FDS: usize = 12;
 
 /// From the server.
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,6 +31,8 @@ pub(crate) enum Request {
     },
     /// Make the first process of a sandbox. Descriptors: see [`CloneFds`].
     Clone { sequence: u64, setup: Box<Setup> },
+    /// Make a user namespace with the ids of this range.
+    UserNamespace { sequence: u64, ids: IdRange },
     /// This sandbox is gone; its name may mean another one later.
     Forget { id: SandboxId },
 }
@@ -40,8 +42,21 @@ pub(crate) enum Request {
 pub(crate) enum Reply {
     /// It exists and waits. Descriptor: its pidfd.
     Cloned { sequence: u64, pid: i32 },
-    /// It does not.
+    /// Here it is. Descriptor: the user namespace.
+    UserNamespace { sequence: u64 },
+    /// It could not be made.
     Failed { sequence: u64, failure: Failure },
+}
+
+impl Reply {
+    /// Which request is answered.
+    pub(crate) fn sequence(&self) -> u64 {
+        match self {
+            Self::Cloned { sequence, .. }
+            | Self::UserNamespace { sequence }
+            | Self::Failed { sequence, .. } => *sequence,
+        }
+    }
 }
 
 /// What a sandbox's first process has to set up.
@@ -62,6 +77,8 @@ pub(crate) struct Setup {
     pub(crate) memory_mb: u32,
     /// Arguments of the agent, its name first.
     pub(crate) argv: Vec<String>,
+    /// Its user ids on the host, those of the user namespace that comes along; without, it has none of its own.
+    pub(crate) ids: Option<IdRange>,
     /// Which of the optional descriptors come along.
     pub(crate) clones_into_cgroup: bool,
     pub(crate) has_memory_events: bool,
@@ -84,6 +101,8 @@ pub(crate) struct CloneFds<T> {
     pub(crate) cgroup: Option<T>,
     /// Where the kernel counts what it killed for memory, for the agent.
     pub(crate) memory_events: Option<T>,
+    /// Its user namespace.
+    pub(crate) user_namespace: Option<T>,
 }
 
 impl CloneFds<OwnedFd> {
@@ -98,6 +117,7 @@ impl CloneFds<OwnedFd> {
             status: fds.next()?,
             cgroup: if setup.clones_into_cgroup { Some(fds.next()?) } else { None },
             memory_events: if setup.has_memory_events { Some(fds.next()?) } else { None },
+            user_namespace: if setup.ids.is_some() { Some(fds.next()?) } else { None },
         })
     }
 }
@@ -108,6 +128,7 @@ impl<'fd> CloneFds<BorrowedFd<'fd>> {
         let mut fds = vec![self.lower, self.listener, self.log, self.go, self.status];
         fds.extend(self.cgroup);
         fds.extend(self.memory_events);
+        fds.extend(self.user_namespace);
         fds
     }
 }
@@ -118,6 +139,8 @@ impl<'fd> CloneFds<BorrowedFd<'fd>> {
 pub(crate) enum Report {
     /// The sandbox's files are in memory: the filesystem of the data directory cannot carry an overlay.
     UpperInMemory,
+    /// Files of this path of the host belong to nobody inside: it cannot be shown with the sandbox's own ids.
+    NotMapped(PathBuf),
     /// It could not be set up.
     Failed(Failure),
 }
@@ -202,6 +225,7 @@ impl Setup {
             join: Vec::new(),
             memory_mb: 0,
             argv: Vec::new(),
+            ids: None,
             clones_into_cgroup,
             has_memory_events,
         }
@@ -242,7 +266,7 @@ mod tests {
     fn the_order_of_descriptors_is_the_same_on_both_sides() {
         let tmp = tempfile::tempdir().unwrap();
         let files: Vec<OwnedFd> =
-            (0..7).map(|n| std::fs::File::create(tmp.path().join(n.to_string())).unwrap().into()).collect();
+            (0..8).map(|n| std::fs::File::create(tmp.path().join(n.to_string())).unwrap().into()).collect();
         let b: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
         let inode = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).unwrap().st_ino;
         for cgroup in [None, Some(b[5])] {
@@ -254,14 +278,16 @@ mod tests {
                 status: b[4],
                 cgroup,
                 memory_events: Some(b[6]),
+                user_namespace: Some(b[7]),
             };
             let packet = || sent.to_packet().iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect();
-            let setup = Setup::example(cgroup.is_some(), true);
+            let setup = Setup { ids: Some(IdRange::nth(0)), ..Setup::example(cgroup.is_some(), true) };
             let got = CloneFds::from_packet(&setup, packet()).unwrap();
             assert_eq!(inode(got.listener.as_fd()), inode(sent.listener));
             assert_eq!(inode(got.status.as_fd()), inode(sent.status));
             assert_eq!(got.cgroup.map(|fd| inode(fd.as_fd())), cgroup.map(inode));
             assert_eq!(inode(got.memory_events.unwrap().as_fd()), inode(b[6]));
+            assert_eq!(inode(got.user_namespace.unwrap().as_fd()), inode(b[7]));
             let mut short: Vec<OwnedFd> = packet();
             short.pop();
             assert!(CloneFds::from_packet(&setup, short).is_none());

@@ -3,11 +3,13 @@
 use super::{
     child,
     protocol::{CloneFds, Reply, Request, Setup, receive, send},
+    user_namespace,
 };
 use crate::{
     cgroup,
     destroy::destroy,
     failure::{Doing, Failure},
+    ids::IdRange,
     layout::Layout,
     process, seccomp,
     sys::{self, Cloned},
@@ -84,6 +86,7 @@ impl Spawner {
         loop {
             match receive::<Request>(self.socket.as_fd()) {
                 Ok(Some((Request::Clone { sequence, setup }, fds))) => self.clone(sequence, &setup, fds),
+                Ok(Some((Request::UserNamespace { sequence, ids }, _))) => self.user_namespace(sequence, ids),
                 Ok(Some((Request::Forget { id }, _))) => drop(self.ephemeral.remove(&id)),
                 Ok(Some((Request::Init { .. }, _))) => {}
                 Ok(None) => break,
@@ -106,6 +109,16 @@ impl Spawner {
             Err(failure) => send(self.socket.as_fd(), &Reply::Failed { sequence, failure }, &[]),
         };
         // A server that cannot be told is gone: the next receive says so, and the child ends by itself.
+        drop(sent);
+    }
+
+    fn user_namespace(&self, sequence: u64, ids: IdRange) {
+        let sent = match user_namespace::make(ids) {
+            Ok(namespace) => {
+                send(self.socket.as_fd(), &Reply::UserNamespace { sequence }, &[namespace.as_fd()])
+            }
+            Err(failure) => send(self.socket.as_fd(), &Reply::Failed { sequence, failure }, &[]),
+        };
         drop(sent);
     }
 

@@ -30,51 +30,42 @@ const DIRECTORIES: &[(&str, u32, u32)] = &[
 /// Longest user database that is completed; a longer one is used as it is.
 const MAX_DATABASE: u64 = 1 << 20;
 
-/// Fills `upper`, an empty directory, for a sandbox called `name` with an image in `lower`.
-pub(super) fn fill(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>, name: &str) -> Result<(), Failure> {
-    rustix::fs::fchmod(upper, mode(0o755)).doing(|| "prepare the root directory".to_owned())?;
+/// Fills `upper`, an empty directory, for a sandbox called `name` with an image in `lower`. `base` is its root's id on
+/// the host.
+pub(super) fn fill(
+    upper: BorrowedFd<'_>,
+    lower: BorrowedFd<'_>,
+    name: &str,
+    base: u32,
+) -> Result<(), Failure> {
+    let upper = Upper { directory: upper, base };
+    let prepare = || -> rustix::io::Result<()> {
+        rustix::fs::fchown(upper.directory, Some(upper.uid(0)), Some(upper.gid(0)))?;
+        rustix::fs::fchmod(upper.directory, mode(0o755))
+    };
+    prepare().doing(|| "prepare the root directory".to_owned())?;
     for (path, bits, owner) in DIRECTORIES {
         let make = || -> rustix::io::Result<()> {
-            rustix::fs::mkdirat(upper, *path, mode(*bits))?;
-            let ids = (Uid::from_raw(*owner), Gid::from_raw(*owner));
-            rustix::fs::chownat(upper, *path, Some(ids.0), Some(ids.1), AtFlags::SYMLINK_NOFOLLOW)?;
+            let directory = upper.directory;
+            rustix::fs::mkdirat(directory, *path, mode(*bits))?;
+            let ids = (Some(upper.uid(*owner)), Some(upper.gid(*owner)));
+            rustix::fs::chownat(directory, *path, ids.0, ids.1, AtFlags::SYMLINK_NOFOLLOW)?;
             // Again: the mask took bits away, and a change of owner may.
-            rustix::fs::chmodat(upper, *path, mode(*bits), AtFlags::empty())
+            rustix::fs::chmodat(directory, *path, mode(*bits), AtFlags::empty())
         };
         make().doing(|| format!("make /{path}"))?;
     }
-    write(upper, "etc/hostname", &format!("{name}\n"))?;
-    write(
-        upper,
-        "etc/hosts",
-        &format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{name}\n"),
-    )?;
-    add_user(upper, lower)
+    upper.write("etc/hostname", format!("{name}\n").as_bytes())?;
+    let hosts =
+        format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{name}\n");
+    upper.write("etc/hosts", hosts.as_bytes())?;
+    upper.add_user(lower)
 }
 
-/// Adds the sandbox user to an image that has nobody of that number.
-fn add_user(upper: BorrowedFd<'_>, lower: BorrowedFd<'_>) -> Result<(), Failure> {
-    let databases = [
-        (
-            "etc/passwd",
-            "root:x:0:0:root:/root:/bin/sh\n",
-            "sandbox:x:1000:1000:sandbox:/home/sandbox:/bin/sh\n",
-        ),
-        ("etc/group", "root:x:0:\n", "sandbox:x:1000:\n"),
-    ];
-    for (path, fresh, line) in databases {
-        let text = match read(lower, path) {
-            Ok(Some(text)) => text,
-            Ok(None) => fresh.as_bytes().to_vec(),
-            // Too long, or nothing that we can read: the image has its reasons, and numbers work without names.
-            Err(_) => continue,
-        };
-        if !has_number(&text, USER) {
-            let separator: &[u8] = if text.is_empty() || text.ends_with(b"\n") { b"" } else { b"\n" };
-            write_bytes(upper, path, &[&text, separator, line.as_bytes()].concat())?;
-        }
-    }
-    Ok(())
+/// The directory that is filled, and what id 0 is in it.
+struct Upper<'fd> {
+    directory: BorrowedFd<'fd>,
+    base: u32,
 }
 
 /// Whether a line of a user or group database carries this number.
@@ -104,18 +95,50 @@ fn read(lower: BorrowedFd<'_>, path: &str) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(text))
 }
 
-fn write(upper: BorrowedFd<'_>, path: &str, text: &str) -> Result<(), Failure> {
-    write_bytes(upper, path, text.as_bytes())
-}
+impl Upper<'_> {
+    fn uid(&self, id: u32) -> Uid {
+        Uid::from_raw(self.base + id)
+    }
 
-fn write_bytes(upper: BorrowedFd<'_>, path: &str, bytes: &[u8]) -> Result<(), Failure> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let write = || -> io::Result<()> {
-        let file: OwnedFd = openat(upper, path, flags, mode(0o644))?;
-        rustix::fs::fchmod(&file, mode(0o644))?;
-        File::from(file).write_all(bytes)
-    };
-    write().doing(|| format!("write /{path}"))
+    fn gid(&self, id: u32) -> Gid {
+        Gid::from_raw(self.base + id)
+    }
+
+    /// Adds the sandbox user to an image that has nobody of that number.
+    fn add_user(&self, lower: BorrowedFd<'_>) -> Result<(), Failure> {
+        let databases = [
+            (
+                "etc/passwd",
+                "root:x:0:0:root:/root:/bin/sh\n",
+                "sandbox:x:1000:1000:sandbox:/home/sandbox:/bin/sh\n",
+            ),
+            ("etc/group", "root:x:0:\n", "sandbox:x:1000:\n"),
+        ];
+        for (path, fresh, line) in databases {
+            let text = match read(lower, path) {
+                Ok(Some(text)) => text,
+                Ok(None) => fresh.as_bytes().to_vec(),
+                // Too long, or nothing that we can read: the image has its reasons, and numbers work without names.
+                Err(_) => continue,
+            };
+            if !has_number(&text, USER) {
+                let separator: &[u8] = if text.is_empty() || text.ends_with(b"\n") { b"" } else { b"\n" };
+                self.write(path, &[&text, separator, line.as_bytes()].concat())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, path: &str, bytes: &[u8]) -> Result<(), Failure> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let write = || -> io::Result<()> {
+            let file: OwnedFd = openat(self.directory, path, flags, mode(0o644))?;
+            rustix::fs::fchown(&file, Some(self.uid(0)), Some(self.gid(0)))?;
+            rustix::fs::fchmod(&file, mode(0o644))?;
+            File::from(file).write_all(bytes)
+        };
+        write().doing(|| format!("write /{path}"))
+    }
 }
 
 /// Opens a directory that was made by us.
@@ -136,6 +159,8 @@ mod tests {
         path::Path,
     };
 
+    const BASE: u32 = 0x7000_0000;
+
     fn filled(prepare: impl FnOnce(&Path)) -> tempfile::TempDir {
         let tmp = tempfile::tempdir().unwrap();
         for directory in ["lower", "upper"] {
@@ -148,7 +173,7 @@ mod tests {
                 .unwrap(),
             open("lower").unwrap(),
         );
-        fill(upper.as_fd(), lower.as_fd(), "sb-1").unwrap();
+        fill(upper.as_fd(), lower.as_fd(), "sb-1", BASE).unwrap();
         tmp
     }
 
@@ -163,7 +188,12 @@ mod tests {
         assert!(text(&tmp, "etc/group").contains("\nsandbox:x:1000:"));
         assert!(text(&tmp, "etc/hosts").contains("\tsb-1\n"));
         let workspace = fs::metadata(tmp.path().join("upper/workspace")).unwrap();
-        assert_eq!((workspace.uid(), workspace.gid(), workspace.mode() & 0o7777), (1000, 1000, 0o755));
+        let user = BASE + 1000;
+        assert_eq!((workspace.uid(), workspace.gid(), workspace.mode() & 0o7777), (user, user, 0o755));
+        for owned_by_root in ["upper", "upper/etc", "upper/etc/passwd", "upper/tmp"] {
+            let metadata = fs::metadata(tmp.path().join(owned_by_root)).unwrap();
+            assert_eq!((metadata.uid(), metadata.gid()), (BASE, BASE), "{owned_by_root}");
+        }
         assert_eq!(fs::metadata(tmp.path().join("upper/tmp")).unwrap().mode() & 0o7777, 0o1777);
         assert!(tmp.path().join("upper/proc").is_dir() && tmp.path().join("upper/dev").is_dir());
     }
