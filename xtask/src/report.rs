@@ -34,6 +34,10 @@ fn expected() -> Vec<(&'static str, Result<(), String>)> {
     };
     vec![
         ("native", if is_root() { Ok(()) } else { Err("needs root".to_owned()) }),
+        (
+            "native-rootless",
+            if is_root() { Ok(()) } else { Err("needs root, to become somebody without".to_owned()) },
+        ),
         ("mock", Ok(())),
         ("docker-runc", docker("runc")),
         ("docker-distroless", docker("runc")),

@@ -28,6 +28,8 @@ pub(crate) struct Config {
     pub(crate) memory_events_fd: Option<RawFd>,
     /// Processes may run as uid 0.
     pub(crate) root_user: bool,
+    /// There is no user but the sandbox user, whom this agent runs as too.
+    pub(crate) single_user: bool,
     /// The runtime gives nothing but an image: what a sandbox needs is made in it, and its environment is that of
     /// processes.
     pub(crate) container: bool,
@@ -65,6 +67,7 @@ impl Config {
             root: None,
             memory_events_fd: None,
             root_user: false,
+            single_user: false,
             container: false,
             restrict_network: false,
             environment: Vec::new(),
@@ -74,6 +77,7 @@ impl Config {
             let name = name.to_string_lossy().into_owned();
             match name.as_str() {
                 "--root-user" => config.root_user = true,
+                "--single-user" => config.single_user = true,
                 "--container" => config.container = true,
                 "--restrict-network" => config.restrict_network = true,
                 _ => {
@@ -150,10 +154,10 @@ mod tests {
 
     #[test]
     fn a_container_names_its_socket() {
-        let line = "--listen /run/a.sock --container --restrict-network --sandbox sb-1 --installation i";
+        let line = "--listen /run/a.sock --container --restrict-network --sandbox sb-1 --installation i --single-user";
         let config = parse(line).unwrap();
         assert_eq!(config.listen, Listen::Path(PathBuf::from("/run/a.sock")));
-        assert!(config.container && config.restrict_network && !config.root_user);
+        assert!(config.container && config.restrict_network && config.single_user && !config.root_user);
     }
 
     #[test]

@@ -75,6 +75,11 @@ fn start() -> Result<(), Failure> {
     if arguments.next_if(|word| word == "bridge").is_some() {
         return Ok(bridge::run(&arguments.next().ok_or("bridge needs the path of a socket")?)?);
     }
+    if arguments.next_if(|word| word == zygote::WORD).is_some() {
+        let open_files = arguments.next().and_then(|number| number.to_str()?.parse().ok());
+        return zygote::run(open_files)
+            .map_err(|error| format!("this is started by an agent, not by hand: {error}").into());
+    }
     let mut config = Config::parse(arguments)?;
     if config.restrict_network {
         let blocked = std::env::var(stacyvm_guest::start::BLOCKED_VARIABLE).unwrap_or_default();

@@ -79,7 +79,7 @@ pub(crate) fn find(config: &Config, root: &Root, user: &str) -> Result<Account> 
     if user.is_empty() || own.iter().any(|name| name == user) {
         return Ok(default);
     }
-    if config.root.is_some() {
+    if config.root.is_some() || config.single_user {
         return Err(Fail::unsupported(format!(
             "user {user}: this runtime has only the user {}",
             default.name

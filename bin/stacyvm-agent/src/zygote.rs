@@ -1,11 +1,14 @@
 //! A copy of this program from before it had threads and memory of its own: the only one that can be forked cheaply and
 //! safely. It makes one supervisor for each message.
+//!
+//! Where processes of the sandbox have its user, they may end it (`kill -9 -1` does): then this program is started again
+//! in its place, as `zygote`.
 #![expect(unsafe_code, reason = "fork")]
 
 use crate::{
     confine,
     fail::errno_of,
-    signals,
+    log, signals,
     supervisor::{
         self, Parts,
         wire::{Report, Step},
@@ -18,12 +21,13 @@ use rustix::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
         SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, send, sendmsg, socketpair,
     },
-    process::Pid,
+    process::{Pid, Resource, Rlimit, getrlimit, setrlimit},
 };
 use std::{
     io::{IoSlice, IoSliceMut},
     mem::MaybeUninit,
     os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -36,27 +40,70 @@ pub(crate) struct Fresh {
 
 /// The way to the zygote.
 #[derive(Debug)]
-pub(crate) struct Zygote {
+pub(crate) struct Zygote(Mutex<Arc<Link>>);
+
+/// The way to one zygote, which may have ended.
+#[derive(Debug)]
+struct Link {
     socket: AsyncFd<OwnedFd>,
     pid: Pid,
 }
+
+/// Limit of open files of processes where this program was started without one.
+const FEW_FILES: u64 = 1024;
+/// Limit of open files that processes start with, for a zygote that comes later: by then, this program's own is another.
+static OPEN_FILES: OnceLock<Rlimit> = OnceLock::new();
 
 /// Forks the zygote. To be called while this process has one thread.
 ///
 /// # Errors
 /// The kernel's.
 pub(crate) fn fork() -> Result<Fresh, Errno> {
-    let flags = SocketFlags::CLOEXEC;
-    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let (ours, theirs) = sockets()?;
+    let _ = OPEN_FILES.set(getrlimit(Resource::Nofile));
     // SAFETY: the caller has one thread, so the child's memory is in a consistent state.
     match unsafe { libc::fork() } {
         -1 => Err(errno_of(&std::io::Error::last_os_error())),
         0 => serve(&theirs),
-        pid => {
-            rustix::io::ioctl_fionbio(&ours, true)?;
-            Ok(Fresh { socket: ours, pid: Pid::from_raw(pid).ok_or(Errno::CHILD)? })
-        }
+        pid => Ok(Fresh { socket: ours, pid: Pid::from_raw(pid).ok_or(Errno::CHILD)? }),
     }
+}
+
+fn sockets() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    Ok((ours, theirs))
+}
+
+/// Starts this program as a zygote.
+fn again() -> std::io::Result<Link> {
+    let (ours, theirs) = sockets()?;
+    let open_files = OPEN_FILES.get().and_then(|limit| limit.current).unwrap_or(FEW_FILES);
+    let child = std::process::Command::new("/proc/self/exe")
+        .args([WORD, &open_files.to_string()])
+        .env_clear()
+        .stdin(theirs)
+        .stdout(std::process::Stdio::null())
+        .spawn()?;
+    // Reaped by the loop that reaps all others.
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(Errno::CHILD)?;
+    Fresh { socket: ours, pid }.link()
+}
+
+/// First argument of a program that is a zygote from the beginning. Its socket is its standard input.
+pub(crate) const WORD: &str = "zygote";
+
+/// The whole of such a program. `open_files`: the limit that processes start with.
+///
+/// # Errors
+/// It was not started by an agent, or the kernel's.
+pub(crate) fn run(open_files: Option<u64>) -> Result<(), Errno> {
+    confine::hide()?;
+    let current = Some(open_files.ok_or(Errno::INVAL)?);
+    setrlimit(Resource::Nofile, Rlimit { current, ..getrlimit(Resource::Nofile) })?;
+    let socket = confine::inherit(0)?;
+    signals::block_all()?;
+    serve(&socket)
 }
 
 impl Fresh {
@@ -65,7 +112,11 @@ impl Fresh {
     /// # Errors
     /// The runtime's.
     pub(crate) fn attach(self) -> std::io::Result<Zygote> {
-        Ok(Zygote { socket: confine::watch(self.socket, Interest::WRITABLE)?, pid: self.pid })
+        Ok(Zygote(Mutex::new(Arc::new(self.link()?))))
+    }
+
+    fn link(self) -> std::io::Result<Link> {
+        Ok(Link { socket: confine::watch(self.socket, Interest::WRITABLE)?, pid: self.pid })
     }
 }
 
@@ -73,8 +124,45 @@ impl Zygote {
     /// Has a supervisor started. How that went is told on the other end of `parts.control`.
     ///
     /// # Errors
-    /// The zygote is gone, or the kernel's.
+    /// The zygote is gone and there can be no other, or the kernel's.
     pub(crate) async fn start(&self, parts: &Parts) -> Result<(), Errno> {
+        let link = self.link();
+        match link.start(parts).await {
+            Err(Errno::PIPE | Errno::CONNRESET) => {
+                self.replace(&link).map_err(|error| errno_of(&error))?;
+                self.link().start(parts).await
+            }
+            result => result,
+        }
+    }
+
+    fn link(&self) -> Arc<Link> {
+        Arc::clone(&self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<Link>> {
+        // It is replaced as a whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts another zygote, unless somebody has done that.
+    fn replace(&self, ended: &Arc<Link>) -> std::io::Result<()> {
+        let mut current = self.lock();
+        if Arc::ptr_eq(&current, ended) {
+            log("what starts processes was ended from inside, and is started again");
+            *current = Arc::new(again()?);
+        }
+        Ok(())
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> Pid {
+        self.link().pid
+    }
+}
+
+impl Link {
+    async fn start(&self, parts: &Parts) -> Result<(), Errno> {
         let descriptors = [
             parts.request.as_fd(),
             parts.control.as_fd(),
@@ -90,11 +178,6 @@ impl Zygote {
             Ok(sendmsg(socket, &[IoSlice::new(&[1])], &mut control, SendFlags::NOSIGNAL)?)
         });
         sent.await.map(drop).map_err(|error| errno_of(&error))
-    }
-
-    /// Its process id.
-    pub(crate) fn pid(&self) -> Pid {
-        self.pid
     }
 }
 

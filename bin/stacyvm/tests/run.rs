@@ -31,18 +31,6 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-/// True if sandboxes can be made here. If not, says so and tests the refusal.
-fn root(directory: &Path) -> bool {
-    if rustix::process::geteuid().is_root() {
-        return true;
-    }
-    eprintln!("not run: the native runtime needs root");
-    let output = run(directory, &["--", "true"]);
-    assert_eq!(output.status.code(), Some(125));
-    assert!(text(&output.stderr).contains("need root"), "{output:?}");
-    false
-}
-
 /// Directories of runs that are there now.
 fn runs(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory.join("data/run")).unwrap();
@@ -54,9 +42,6 @@ fn runs(directory: &Path) -> Vec<String> {
 fn output_and_exit_code_go_through() {
     let directory = tempfile::tempdir().unwrap();
     let dir = directory.path();
-    if !root(dir) {
-        return;
-    }
     let output = run(
         dir,
         &["--env", "A=b", "--workdir", "/tmp", "--", "sh", "-c", "echo $A $PWD; echo e >&2; exit 7"],
@@ -81,9 +66,6 @@ fn output_and_exit_code_go_through() {
 fn stdin_is_passed_on_byte_by_byte() {
     let directory = tempfile::tempdir().unwrap();
     let dir = directory.path();
-    if !root(dir) {
-        return;
-    }
     let bytes: Vec<u8> = (0..500_000_u32).map(|i| (i % 256) as u8).collect();
     let mut child =
         stacyvm(dir, &["run", "--", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -99,9 +81,6 @@ fn stdin_is_passed_on_byte_by_byte() {
 fn the_hosts_files_are_not_there() {
     let directory = tempfile::tempdir().unwrap();
     let dir = directory.path();
-    if !root(dir) {
-        return;
-    }
     fs::write(dir.join("secret"), "x").unwrap();
     let path = dir.join("secret");
     let output = run(dir, &["--", "cat", path.to_str().unwrap()]);
@@ -112,9 +91,6 @@ fn the_hosts_files_are_not_there() {
 fn an_interrupt_reaches_the_command_and_its_exit_code_comes_back() {
     let directory = tempfile::tempdir().unwrap();
     let dir = directory.path();
-    if !root(dir) {
-        return;
-    }
     let script = "trap 'echo caught; exit 5' INT; echo started; sleep 60 & wait";
     let mut child = stacyvm(dir, &["run", "--", "sh", "-c", script])
         .stdout(Stdio::piped())
@@ -134,9 +110,6 @@ fn an_interrupt_reaches_the_command_and_its_exit_code_comes_back() {
 fn a_killed_run_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let dir = directory.path();
-    if !root(dir) {
-        return;
-    }
     let mark = "61234.5";
     let mut child =
         stacyvm(dir, &["run", "--", "sh", "-c", &format!("setsid sleep {mark} & echo started; wait")])

@@ -7,7 +7,7 @@ pub mod probe;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use stacyvm_conformance::Options;
+use stacyvm_conformance::{Options, Report};
 use stacyvm_provider::Provider;
 use stacyvm_testkit::{LeakCheck, Server, binary};
 use std::{
@@ -23,14 +23,20 @@ use std::{
 pub async fn conforms(name: &str, provider: Arc<dyn Provider>, options: Options) -> Result<()> {
     let report = stacyvm_conformance::run(provider, options).await;
     println!("{report}");
-    if let Some(directory) = std::env::var_os("STACYVM_TEST_REPORT") {
-        let path = std::path::Path::new(&directory).join(format!("{name}.json"));
-        std::fs::write(&path, serde_json::to_vec_pretty(&report)?)
-            .with_context(|| path.display().to_string())?;
-    }
+    keep_report(name, &report)?;
     let (failures, left) = (report.failures(), &report.left_behind);
     ensure!(report.is_success(), "{name} broke promises: {failures:?}, left: {left:?}");
     Ok(())
+}
+
+/// Keeps a report of the suite under `name` for the summary at the end of `make test`.
+///
+/// # Errors
+/// It cannot be written.
+pub fn keep_report(name: &str, report: &Report) -> Result<()> {
+    let Some(directory) = std::env::var_os("STACYVM_TEST_REPORT") else { return Ok(()) };
+    let path = std::path::Path::new(&directory).join(format!("{name}.json"));
+    std::fs::write(&path, serde_json::to_vec_pretty(report)?).with_context(|| path.display().to_string())
 }
 
 /// A server under test that checks, when it is finished with, that nothing of it is left on the host.

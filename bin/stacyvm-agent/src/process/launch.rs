@@ -220,7 +220,7 @@ impl Launcher {
         env.extend([("HOME", home.as_os_str().as_bytes()), ("USER", account.name.as_bytes())]);
         env.extend(request.env.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
         let path = env.get("PATH").copied().unwrap_or_default().to_vec();
-        let change = self.config.root.is_none();
+        let change = self.config.root.is_none() && !self.config.single_user;
         let encoded = Request {
             deadline_ms: request.deadline_ms,
             user: change.then(|| (account.uid, account.gid, account.groups.clone())),

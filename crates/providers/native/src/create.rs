@@ -193,6 +193,9 @@ impl Maker<'_> {
         if root_user {
             argv.push("--root-user".to_owned());
         }
+        if !rustix::process::geteuid().is_root() {
+            argv.push("--single-user".to_owned());
+        }
         argv
     }
 }

@@ -50,8 +50,8 @@ impl<T> Doing<T> for Result<T, rustix::io::Errno> {
     }
 }
 
-/// What a host without root, or with too little of it, has to change.
-pub(crate) const NEEDS_ROOT: &str = "native needs root: run with sudo, or point --server at a running server";
+/// What a host with too few rights has to change.
+pub(crate) const NEEDS_ROOT: &str = "native needs root, or user namespaces for everybody: run with sudo, or point --server at a running server";
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {

@@ -14,8 +14,9 @@ const KERNEL: (u32, u32) = (5, 12);
 
 /// Why no sandbox can be made here, if none can.
 pub(crate) fn problem(layout: &Layout) -> Option<String> {
-    if !rustix::process::geteuid().is_root() {
-        return Some(NEEDS_ROOT.to_owned());
+    let rootless = !rustix::process::geteuid().is_root();
+    if rootless && let Some(why) = no_namespaces_for_users() {
+        return Some(format!("{NEEDS_ROOT}. This host has none for everybody: {why}"));
     }
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     if kernel_version(&release).is_some_and(|version| version < KERNEL) {
@@ -36,7 +37,7 @@ pub(crate) fn problem(layout: &Layout) -> Option<String> {
                 .to_owned(),
         );
     }
-    if !has_capability(rustix::thread::CapabilitySet::SYS_ADMIN) {
+    if !rootless && !has_capability(rustix::thread::CapabilitySet::SYS_ADMIN) {
         return Some(
             "native needs CAP_SYS_ADMIN, which this container does not have: run it with --privileged, or on the host"
                 .to_owned(),
@@ -51,10 +52,35 @@ pub(crate) fn problem(layout: &Layout) -> Option<String> {
     }
 }
 
+/// What is lost without root, whatever the host.
+const ROOTLESS: [&str; 3] = [
+    "the server does not run as root: whatever gets out of a sandbox has the rights of the server's user, with its groups",
+    "the server does not run as root: a sandbox has one user, to which every file in it belongs; no process may run as another",
+    "the server does not run as root: a process may end what starts and watches processes in its own sandbox, whose exit codes it can make up so",
+];
+
+/// Why the kernel lets nobody but root make a user namespace, as far as settings say so.
+fn no_namespaces_for_users() -> Option<String> {
+    [
+        ("user.max_user_namespaces", "0", "a number above 0"),
+        ("kernel.unprivileged_userns_clone", "0", "1"),
+        ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
+    ]
+    .into_iter()
+    .find_map(|(name, closed, open)| {
+        let value = std::fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/"))).ok()?;
+        (value.trim() == closed)
+            .then(|| format!("the sysctl {name} is {closed}, and would have to be {open}"))
+    })
+}
+
 /// Guarantees that this host cannot give.
 pub(crate) fn warnings(inner: &Inner) -> Vec<String> {
     let in_memory = inner.upper_in_memory.load(Ordering::Relaxed);
     let mut warnings = limits_and_files(&inner.layout, &inner.cgroups, in_memory);
+    if !rustix::process::geteuid().is_root() {
+        warnings.extend(ROOTLESS.map(str::to_owned));
+    }
     if let Some(why) = inner.user_namespaces.why_not() {
         warnings.push(format!(
             "sandboxes have no user namespace: {why}; root of a sandbox has the number of the host's root, and no process may run as it"

@@ -14,6 +14,7 @@ use crate::{
     sandboxes::{Look, look},
     settle::Settler,
     spawner::{MAX_REPORT, Report, Spawner},
+    usage::TimeSeen,
     user_namespaces::UserNamespaces,
 };
 use rustix::fd::OwnedFd;
@@ -51,6 +52,7 @@ pub(crate) struct Inner {
     /// Sandboxes that are being made now: half made on disk, and not to be taken for what a dead server left.
     making: Mutex<HashSet<SandboxId>>,
     pub(crate) upper_in_memory: AtomicBool,
+    pub(crate) time_seen: TimeSeen,
     /// Paths of the host whose files belong to nobody in sandboxes with a user namespace.
     not_mapped: Mutex<BTreeSet<PathBuf>>,
 }
@@ -81,23 +83,22 @@ impl Inner {
             entries: Mutex::default(),
             making: Mutex::default(),
             upper_in_memory: AtomicBool::new(false),
+            time_seen: TimeSeen::default(),
             not_mapped: Mutex::default(),
         });
-        if rustix::process::geteuid().is_root() {
-            if let Err(error) = inner.layout.prepare() {
-                // The rest of the server may well work: health says what is wrong here.
-                tracing::warn!(%error, "native sandboxes have no place");
-                return Ok(inner);
-            }
-            if exclusive {
-                inner.remove_ephemeral();
-            }
-            let worker = Arc::clone(&inner);
-            std::thread::Builder::new()
-                .name("native-start".to_owned())
-                .spawn(move || worker.warm_up(exclusive))
-                .doing(|| "start a thread".to_owned())?;
+        if let Err(error) = inner.layout.prepare() {
+            // The rest of the server may well work: health says what is wrong here.
+            tracing::warn!(%error, "native sandboxes have no place");
+            return Ok(inner);
         }
+        if exclusive {
+            inner.remove_ephemeral();
+        }
+        let worker = Arc::clone(&inner);
+        std::thread::Builder::new()
+            .name("native-start".to_owned())
+            .spawn(move || worker.warm_up(exclusive))
+            .doing(|| "start a thread".to_owned())?;
         Ok(inner)
     }
 
@@ -369,6 +370,7 @@ impl Inner {
             destroy(&inner.layout, &inner.cgroups, &removed)?;
             inner.spawner.forget(&removed);
             inner.user_namespaces.release(&removed);
+            inner.time_seen.forget(&removed);
             Ok(())
         })
         .await

@@ -65,7 +65,7 @@ impl Provider for NativeProvider {
             cpu_limit: has(Controller::Cpu),
             pids_limit: has(Controller::Pids),
             // Root of a user namespace, which is nobody outside it.
-            root_user: self.inner.user_namespaces.why_not().is_none(),
+            root_user: self.inner.user_namespaces.has_ranges(),
             isolated: true,
             stats: true,
             // All processes of a sandbox are found where their time is counted.
@@ -187,7 +187,11 @@ impl Provider for NativeProvider {
                 Look::Ended { reason, .. } => {
                     Err(Error::destroyed(format!("sandbox {id} has ended: {reason}")))
                 }
-                Look::Running { state, spec, .. } => Ok(usage::measure(&state, spec.as_ref())),
+                Look::Running { state, spec, .. } => {
+                    let stats = usage::measure(&state, spec.as_ref());
+                    let cpu_time = inner.time_seen.most(&id, stats.cpu_time);
+                    Ok(RuntimeStats { cpu_time, ..stats })
+                }
             })
             .await
     }

@@ -41,13 +41,15 @@ pub(crate) enum Cloned {
     Child,
 }
 
-/// Makes a process in namespaces of its own, directly in `cgroup` (v2) if given. Like `fork`, it returns twice.
+/// Makes a process in namespaces of its own, directly in `cgroup` (v2) if given. Like `fork`, it returns twice. With
+/// `own_users` also in a user namespace, in which it may do everything and is nobody until its ids are mapped.
 ///
 /// # Errors
 /// Those of `clone3`; `EDEADLK` if the caller has more than one thread: a lock that another thread held at that moment
 /// would stay locked in the child for ever.
-pub(crate) fn clone_sandbox(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
-    clone_process(NAMESPACES, cgroup)
+pub(crate) fn clone_sandbox(cgroup: Option<BorrowedFd<'_>>, own_users: bool) -> io::Result<Cloned> {
+    let users = if own_users { libc::CLONE_NEWUSER as u64 } else { 0 };
+    clone_process(NAMESPACES | users, cgroup)
 }
 
 fn clone_process(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {

@@ -1,8 +1,12 @@
 //! Resource use of a sandbox: from its cgroups, and where it has none, from its processes.
 
 use crate::{cgroup::Controller, process, record::State};
-use stacyvm_provider::{RuntimeStats, SandboxSpec};
-use std::time::Duration;
+use stacyvm_provider::{RuntimeStats, SandboxId, SandboxSpec};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 /// Most processes that are looked at one by one.
 const MAX_PROCESSES: usize = 8192;
@@ -21,6 +25,26 @@ pub(crate) fn measure(state: &State, spec: Option<&SandboxSpec>) -> RuntimeStats
         memory_bytes: usage.memory.unwrap_or(processes.resident),
         memory_limit_bytes: limit,
         pids: usage.pids.unwrap_or(processes.threads),
+    }
+}
+
+/// Processor time of sandboxes that no cgroup counts: at least this much. What a process had used is forgotten with it, so the
+/// sum over those that run may shrink, and what was said before stands.
+#[derive(Debug, Default)]
+pub(crate) struct TimeSeen(Mutex<HashMap<SandboxId, Duration>>);
+
+impl TimeSeen {
+    /// The most that was seen, `now` included.
+    pub(crate) fn most(&self, id: &SandboxId, now: Duration) -> Duration {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = seen.entry(id.clone()).or_default();
+        *most = now.max(*most);
+        *most
+    }
+
+    /// The sandbox is gone.
+    pub(crate) fn forget(&self, id: &SandboxId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 }
 
@@ -53,6 +77,16 @@ impl Processes {
 mod tests {
     use super::*;
     use crate::process::Identity;
+
+    #[test]
+    fn time_never_shrinks() {
+        let (seen, id) = (TimeSeen::default(), "sb-1".parse().unwrap());
+        let ms = Duration::from_millis;
+        let said = [10, 30, 20, 40].map(|now| seen.most(&id, ms(now)));
+        assert_eq!(said, [10, 30, 30, 40].map(ms));
+        seen.forget(&id);
+        assert_eq!(seen.most(&id, ms(1)), ms(1));
+    }
 
     #[test]
     fn without_cgroups_the_processes_are_added_up() {

@@ -21,7 +21,7 @@ const READY: usize = 8;
 #[derive(Debug)]
 pub(crate) struct UserNamespaces {
     source: Arc<Source>,
-    /// `None` where there are no user namespaces.
+    /// `None` where there are no user namespaces, or they have one user.
     pool: Option<Pool<UserNamespace>>,
     why_not: Option<String>,
 }
@@ -45,9 +45,12 @@ pub(crate) struct UserNamespace {
 impl UserNamespaces {
     pub(crate) fn start(layout: Layout, spawner: Arc<Spawner>) -> Result<Self, Failure> {
         let source = Arc::new(Source { ids: Arc::default(), layout, spawner });
-        let why_not = why_not();
+        let rootless = !rustix::process::geteuid().is_root();
+        let why_not = if rootless { None } else { why_not() };
         let pool = match why_not {
             Some(_) => None,
+            // The first process of a sandbox makes it itself.
+            None if rootless => None,
             None => {
                 let source = Arc::clone(&source);
                 let make = move || {
@@ -68,6 +71,11 @@ impl UserNamespaces {
         self.why_not.as_deref()
     }
 
+    /// Whether sandboxes get a range of ids, with a root among them.
+    pub(crate) fn has_ranges(&self) -> bool {
+        self.pool.is_some()
+    }
+
     /// Has some made for later.
     pub(crate) fn prepare(&self) {
         if let Some(pool) = &self.pool {
@@ -75,7 +83,7 @@ impl UserNamespaces {
         }
     }
 
-    /// One for a new sandbox; `None` where there are none at all, which health says.
+    /// One for a new sandbox; `None` where they have no range of ids, which health says.
     ///
     /// # Errors
     /// It cannot be made now: no sandbox is made without what the others have.

@@ -1,5 +1,7 @@
 //! Whom processes and files of a native sandbox belong to: users of its own, nobody outside.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
 mod common;
 
 use common::{Host, first_process, id, sandbox, sh, spec};
@@ -61,7 +63,7 @@ async fn each_sandbox_has_users_of_its_own_who_are_nobody_on_the_host() {
         let guest = sandbox(&provider, id, &spec()).await;
         let base = range_of(&host, id);
         assert!(ranges.insert(base), "two sandboxes have the range {base}");
-        assert!(base >= 0x7000_0000 && base % 0x1_0000 == 0, "{base:#x}");
+        assert!(base >= 0x7000_0000 && base.is_multiple_of(0x1_0000), "{base:#x}");
         assert_eq!(ids_of(first_process(&host, id)), (vec![base; 4], vec![base; 4]), "the agent");
         let map =
             sh(guest.as_ref(), "cat /proc/self/uid_map /proc/self/gid_map; cat /proc/self/setgroups").await;
@@ -79,7 +81,7 @@ async fn each_sandbox_has_users_of_its_own_who_are_nobody_on_the_host() {
             fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
                 let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
                 let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-                (line == b"sleep\0600\0" && ids_of(pid).0[0] == base + 1000).then_some(pid)
+                (line == b"sleep\x00600\0" && ids_of(pid).0[0] == base + 1000).then_some(pid)
             })
         };
         // What the host calls it: numbers inside are not those outside. It may not be that program yet.
@@ -202,7 +204,9 @@ async fn root_of_a_sandbox_can_do_what_package_managers_do_and_nothing_to_the_ho
     }
     assert!(status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"), "{status}");
 
-    // It may end everything in the sandbox, what starts processes included, but not what holds the sandbox together.
+    let open_files = sh(guest, "ulimit -n").await;
+    // It may end everything in the sandbox, what starts processes included, but not what holds the sandbox together: the
+    // next process has what starts it started again.
     let spec = ProcessSpec {
         id: "end".to_owned(),
         argv: ["sh", "-c", "kill -9 1; kill -9 -1"].map(str::to_owned).to_vec(),
@@ -210,9 +214,47 @@ async fn root_of_a_sandbox_can_do_what_package_managers_do_and_nothing_to_the_ho
         ..ProcessSpec::default()
     };
     // Whichever is told first: that it was started, or that it has ended what started it.
-    let _ = guest.start(&spec).await;
+    if guest.start(&spec).await.is_ok() {
+        common::collect(guest, "end", 0).await;
+    }
     guest.ping().await.unwrap();
+    assert_eq!(sh(guest, "id -u; ulimit -n").await, format!("1000\n{open_files}"));
+    assert_eq!(
+        root(guest, &next(), "id -u; chown 5 /etc/new; stat -c %u /etc/new").await.as_deref(),
+        Ok("0\n5\n")
+    );
     assert_eq!(guest.stat("/etc/new", false).await.unwrap().size, 2);
+    provider.destroy(&id).await.unwrap();
+    host.assert_nothing_left();
+}
+
+/// A package with a script that makes a user and gives it a file, as many of them do.
+#[tokio::test(flavor = "multi_thread")]
+async fn dpkg_installs_a_package_as_root_of_a_sandbox() {
+    if !Path::new("/usr/bin/dpkg-deb").exists() {
+        eprintln!("not run: this host has no dpkg");
+        return;
+    }
+    let host = Host::new();
+    let provider = host.provider(1);
+    let id = id("dpkg");
+    let guest = sandbox(&provider, &id, &spec()).await;
+    let script = r#"set -e
+        mkdir -p /var/lib/dpkg/info /var/lib/dpkg/updates /var/lib/dpkg/triggers /tmp/p/DEBIAN /tmp/p/opt/demo
+        touch /var/lib/dpkg/status /var/lib/dpkg/available
+        cd /tmp/p
+        echo content > opt/demo/file
+        printf 'Package: demo\nVersion: 1.0\nArchitecture: all\nMaintainer: demo\nDescription: demo\n' > DEBIAN/control
+        printf '#!/bin/sh\nset -e\necho demo:x:77:77::/opt/demo:/bin/sh >> /etc/passwd\nchown 77:77 /opt/demo/file\nchmod 4755 /opt/demo/file\n' > DEBIAN/postinst
+        chmod 755 DEBIAN/postinst
+        dpkg-deb -b /tmp/p /tmp/demo.deb > /dev/null
+        dpkg -i /tmp/demo.deb > /dev/null
+        stat -c '%u:%g %a %U' /opt/demo/file
+        dpkg -s demo | grep Status
+        dpkg -r demo > /dev/null
+        test ! -e /opt/demo/file"#;
+    let said = root(guest.as_ref(), "dpkg", script).await;
+    assert_eq!(said.as_deref(), Ok("77:77 4755 demo\nStatus: install ok installed\n"));
     provider.destroy(&id).await.unwrap();
     host.assert_nothing_left();
 }

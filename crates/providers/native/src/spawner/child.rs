@@ -26,8 +26,17 @@ const ABOVE: i32 = 16;
 /// Environment of the agent itself. The environment of processes in the sandbox is the agent's business.
 const ENVIRONMENT: &[&str] = &["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"];
 
-/// Sets the sandbox up, waits for the word to go, becomes the agent. On failure, reports it and ends.
-pub(super) fn run(setup: &Setup, fds: CloneFds<OwnedFd>, agent: BorrowedFd<'_>) -> ! {
+/// Sets the sandbox up, waits for the word to go, becomes the agent. On failure, reports it and ends. `mapped`: one byte
+/// comes once this process is somebody.
+pub(super) fn run(
+    setup: &Setup,
+    fds: CloneFds<OwnedFd>,
+    agent: BorrowedFd<'_>,
+    mapped: Option<OwnedFd>,
+) -> ! {
+    if mapped.is_some_and(|pipe| !word(pipe.as_fd())) {
+        sys::exit_now(0);
+    }
     let Ok(status) = above(&fds.status) else { sys::exit_now(1) };
     // A panic must not unwind into the spawner's loop, of which this process has a copy.
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| try_run(setup, fds, agent, status.as_fd())));
@@ -80,7 +89,7 @@ fn try_run(
     let argv = c_strings(setup.argv.iter().map(String::as_str))?;
     let environment = c_strings(ENVIRONMENT.iter().copied())?;
 
-    if !may_go(go.as_fd()) {
+    if !word(go.as_fd()) {
         // The server died or gave up. There is nobody to report to.
         sys::exit_now(0);
     }
@@ -128,11 +137,11 @@ fn bring_up_loopback() -> Result<(), Failure> {
     up().doing(|| "bring up the loopback interface".to_owned())
 }
 
-/// Waits for the server's word; false if it will not come.
-fn may_go(go: BorrowedFd<'_>) -> bool {
+/// Waits for a byte; false if it will not come.
+fn word(pipe: BorrowedFd<'_>) -> bool {
     let mut byte = [0];
     loop {
-        match rustix::io::read(go, &mut byte) {
+        match rustix::io::read(pipe, &mut byte) {
             Err(Errno::INTR) => {}
             result => return result == Ok(1),
         }

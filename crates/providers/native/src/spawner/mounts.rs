@@ -23,6 +23,8 @@ use std::ffi::{CStr, CString};
 
 /// `MOUNT_ATTR_RDONLY`, `_NOSUID`, `_NODEV`
 const READ_ONLY_TREE: u64 = 1 | 2 | 4;
+/// `MOUNT_ATTR_RDONLY`, `_NOSUID`, `_NOEXEC`
+const READ_ONLY_DEVICE: u64 = 1 | 2 | 8;
 const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 /// Parts of `/proc` through which root could change the host. The agent has no right to most of it; this holds for
 /// the rest, and for whoever gets to be root later.
@@ -154,8 +156,10 @@ fn mount_root(setup: &Setup, lower: BorrowedFd<'_>) -> Result<Upper, Failure> {
 
 /// No path of the host is in the options: none can be misread there, and none can be read from inside.
 fn overlay(lower: BorrowedFd<'_>, upper: &str, work: &str) -> Result<(), Errno> {
+    // Attributes of its own that a user without privileges may set too.
+    let attributes = if rustix::process::geteuid().is_root() { "" } else { ",userxattr" };
     let options = format!(
-        "lowerdir=/proc/self/fd/{},upperdir={upper},workdir={work},index=off,metacopy=off",
+        "lowerdir=/proc/self/fd/{},upperdir={upper},workdir={work},index=off,metacopy=off{attributes}",
         lower.as_raw_fd()
     );
     let options = c_string(&options).map_err(|_| Errno::INVAL)?;
@@ -182,12 +186,12 @@ fn bind_read_only(path: &std::path::Path, map: Option<BorrowedFd<'_>>) -> Result
 
 fn mount_dev(setup: &Setup) -> Result<(), Failure> {
     let quiet = MountFlags::NOSUID | MountFlags::NOEXEC;
-    let root = base(setup);
-    let options = c_string(&format!("mode=755,size=1m,nr_inodes=1k,uid={root},gid={root}"))?;
+    let owner = owner(setup);
+    let options = c_string(&format!("mode=755,size=1m,nr_inodes=1k{owner}"))?;
     mount("tmpfs", "root/dev", "tmpfs", quiet, options.as_c_str()).doing(|| "mount /dev".to_owned())?;
     let dev = open_dir(CWD, "root/dev").doing(|| "open /dev".to_owned())?;
     for (name, major, minor) in DEVICES {
-        make_device(dev.as_fd(), name, *major, *minor, root)?;
+        make_device(dev.as_fd(), name, *major, *minor, base(setup))?;
     }
     for (name, target) in DEVICE_LINKS {
         rustix::fs::symlinkat(*target, &dev, *name).doing(|| format!("make /dev/{name}"))?;
@@ -195,10 +199,11 @@ fn mount_dev(setup: &Setup) -> Result<(), Failure> {
     for name in ["pts", "shm", "mqueue"] {
         rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755)).doing(|| format!("make /dev/{name}"))?;
     }
-    let options = c_string(&format!("newinstance,ptmxmode=0666,mode=0620,gid={}", root + TTY_GROUP))?;
+    let group = base(setup).map_or_else(String::new, |base| format!(",gid={}", base + TTY_GROUP));
+    let options = c_string(&format!("newinstance,ptmxmode=0666,mode=0620{group}"))?;
     mount("devpts", "root/dev/pts", "devpts", quiet, options.as_c_str())
         .doing(|| "mount /dev/pts".to_owned())?;
-    let options = c_string(&format!("mode=1777,uid={root},gid={root},{}", size(setup)))?;
+    let options = c_string(&format!("mode=1777{owner},{}", size(setup)))?;
     mount("tmpfs", "root/dev/shm", "tmpfs", PLAIN, options.as_c_str())
         .doing(|| "mount /dev/shm".to_owned())?;
     // Not every kernel has message queues.
@@ -208,21 +213,28 @@ fn mount_dev(setup: &Setup) -> Result<(), Failure> {
 
 /// Makes a device of the sandbox's own, whose owner and mode are its own too. Where that is forbidden (in a container),
 /// shows the host's, read-only: writing to the device works, changing it for the host does not.
-fn make_device(dev: BorrowedFd<'_>, name: &str, major: u32, minor: u32, root: u32) -> Result<(), Failure> {
+fn make_device(
+    dev: BorrowedFd<'_>,
+    name: &str,
+    major: u32,
+    minor: u32,
+    root: Option<u32>,
+) -> Result<(), Failure> {
     let doing = || format!("make /dev/{name}");
     let mode = Mode::from_raw_mode(0o666);
     match rustix::fs::mknodat(dev, name, FileType::CharacterDevice, mode, rustix::fs::makedev(major, minor)) {
         Ok(()) => {
             rustix::fs::chmodat(dev, name, mode, AtFlags::empty()).doing(doing)?;
-            let (uid, gid) = (Uid::from_raw(root), Gid::from_raw(root));
-            rustix::fs::chownat(dev, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).doing(doing)
+            let (uid, gid) = (root.map(Uid::from_raw), root.map(Gid::from_raw));
+            rustix::fs::chownat(dev, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).doing(doing)
         }
         Err(Errno::PERM | Errno::ACCESS) => {
             rustix::fs::mknodat(dev, name, FileType::RegularFile, mode, 0).doing(doing)?;
-            let target = format!("root/dev/{name}");
-            mount_bind(format!("/dev/{name}"), target.as_str()).doing(doing)?;
-            let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NOEXEC;
-            mount_remount(target.as_str(), flags, c"").doing(doing)
+            let path = format!("/dev/{name}");
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            let tree = open_tree(CWD, path.as_str(), flags).doing(doing)?;
+            sys::set_mount_attributes(tree.as_fd(), READ_ONLY_DEVICE, None).doing(doing)?;
+            move_mount(tree.as_fd(), "", dev, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).doing(doing)
         }
         Err(e) => Err(e).doing(doing),
     }
@@ -259,9 +271,14 @@ fn mask_all() -> Result<(), Failure> {
     rustix::fs::unlink(NOTHING).doing(|| "remove a file of ours".to_owned())
 }
 
-/// What root of the sandbox is on the host.
-fn base(setup: &Setup) -> u32 {
-    setup.ids.map_or(0, IdRange::base)
+/// What root of the sandbox is on the host; `None` where there is one user only.
+fn base(setup: &Setup) -> Option<u32> {
+    rustix::process::geteuid().is_root().then(|| setup.ids.map_or(0, IdRange::base))
+}
+
+/// Options of a filesystem in memory that belongs to root of the sandbox.
+fn owner(setup: &Setup) -> String {
+    base(setup).map_or_else(String::new, |root| format!(",uid={root},gid={root}"))
 }
 
 /// Size of what is in memory: the memory limit, or the kernel's own choice.

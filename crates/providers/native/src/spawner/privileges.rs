@@ -76,8 +76,11 @@ pub(super) fn enter(user_namespace: BorrowedFd<'_>) -> Result<(), Failure> {
 /// share across `execve` by inheritance (and gives that up itself).
 pub(super) fn reduce(root: bool) -> Result<(), Failure> {
     let kept = if root { AGENT.union(ROOT) } else { AGENT };
+    // Where nobody may set groups, those of the user who runs the server stay, as groups without a name.
+    if rustix::process::geteuid().is_root() {
+        set_thread_groups(&[]).doing(|| "leave the groups".to_owned())?;
+    }
     let doing = || "drop capabilities".to_owned();
-    set_thread_groups(&[]).doing(|| "leave the groups".to_owned())?;
     let _ = clear_ambient_capability_set();
     // Before the bounding set is emptied: nothing can be made inheritable that is not in it.
     let all = capabilities(None).doing(doing)?;

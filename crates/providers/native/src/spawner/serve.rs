@@ -14,7 +14,10 @@ use crate::{
     process, seccomp,
     sys::{self, Cloned},
 };
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::{
+    fd::{AsFd, OwnedFd},
+    pipe::{PipeFlags, pipe_with},
+};
 use stacyvm_provider::SandboxId;
 use std::{collections::HashMap, process::ExitCode, time::Duration};
 
@@ -126,9 +129,25 @@ impl Spawner {
         let fds = CloneFds::from_packet(setup, fds)
             .ok_or_else(|| Failure::plain("clone: descriptors are missing from the request"))?;
         let cgroup = fds.cgroup.as_ref().map(AsFd::as_fd);
-        match sys::clone_sandbox(cgroup).doing(|| "make the namespaces of the sandbox".to_owned())? {
-            Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
-            Cloned::Child => child::run(setup, fds, self.agent.as_fd()),
+        let doing = || "make the namespaces of the sandbox".to_owned();
+        if rustix::process::geteuid().is_root() {
+            return match sys::clone_sandbox(cgroup, false).doing(doing)? {
+                Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
+                Cloned::Child => child::run(setup, fds, self.agent.as_fd(), None),
+            };
+        }
+        let (mapped, tell_mapped) = pipe_with(PipeFlags::CLOEXEC).doing(doing)?;
+        match sys::clone_sandbox(cgroup, true).doing(doing)? {
+            Cloned::Parent { pid, pidfd } => {
+                // Without it the child ends, as the pipe does.
+                user_namespace::map_one(pid)?;
+                rustix::io::write(&tell_mapped, b"m").doing(doing)?;
+                Ok((pid, pidfd))
+            }
+            Cloned::Child => {
+                drop(tell_mapped);
+                child::run(setup, fds, self.agent.as_fd(), Some(mapped))
+            }
         }
     }
 

@@ -31,16 +31,16 @@ const DIRECTORIES: &[(&str, u32, u32)] = &[
 const MAX_DATABASE: u64 = 1 << 20;
 
 /// Fills `upper`, an empty directory, for a sandbox called `name` with an image in `lower`. `base` is its root's id on
-/// the host.
+/// the host; without, everything belongs to whoever does this.
 pub(super) fn fill(
     upper: BorrowedFd<'_>,
     lower: BorrowedFd<'_>,
     name: &str,
-    base: u32,
+    base: Option<u32>,
 ) -> Result<(), Failure> {
     let upper = Upper { directory: upper, base };
     let prepare = || -> rustix::io::Result<()> {
-        rustix::fs::fchown(upper.directory, Some(upper.uid(0)), Some(upper.gid(0)))?;
+        rustix::fs::fchown(upper.directory, upper.uid(0), upper.gid(0))?;
         rustix::fs::fchmod(upper.directory, mode(0o755))
     };
     prepare().doing(|| "prepare the root directory".to_owned())?;
@@ -48,7 +48,7 @@ pub(super) fn fill(
         let make = || -> rustix::io::Result<()> {
             let directory = upper.directory;
             rustix::fs::mkdirat(directory, *path, mode(*bits))?;
-            let ids = (Some(upper.uid(*owner)), Some(upper.gid(*owner)));
+            let ids = (upper.uid(*owner), upper.gid(*owner));
             rustix::fs::chownat(directory, *path, ids.0, ids.1, AtFlags::SYMLINK_NOFOLLOW)?;
             // Again: the mask took bits away, and a change of owner may.
             rustix::fs::chmodat(directory, *path, mode(*bits), AtFlags::empty())
@@ -65,7 +65,7 @@ pub(super) fn fill(
 /// The directory that is filled, and what id 0 is in it.
 struct Upper<'fd> {
     directory: BorrowedFd<'fd>,
-    base: u32,
+    base: Option<u32>,
 }
 
 /// Whether a line of a user or group database carries this number.
@@ -96,12 +96,12 @@ fn read(lower: BorrowedFd<'_>, path: &str) -> io::Result<Option<Vec<u8>>> {
 }
 
 impl Upper<'_> {
-    fn uid(&self, id: u32) -> Uid {
-        Uid::from_raw(self.base + id)
+    fn uid(&self, id: u32) -> Option<Uid> {
+        self.base.map(|base| Uid::from_raw(base + id))
     }
 
-    fn gid(&self, id: u32) -> Gid {
-        Gid::from_raw(self.base + id)
+    fn gid(&self, id: u32) -> Option<Gid> {
+        self.base.map(|base| Gid::from_raw(base + id))
     }
 
     /// Adds the sandbox user to an image that has nobody of that number.
@@ -133,7 +133,7 @@ impl Upper<'_> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let write = || -> io::Result<()> {
             let file: OwnedFd = openat(self.directory, path, flags, mode(0o644))?;
-            rustix::fs::fchown(&file, Some(self.uid(0)), Some(self.gid(0)))?;
+            rustix::fs::fchown(&file, self.uid(0), self.gid(0))?;
             rustix::fs::fchmod(&file, mode(0o644))?;
             File::from(file).write_all(bytes)
         };
@@ -173,7 +173,7 @@ mod tests {
                 .unwrap(),
             open("lower").unwrap(),
         );
-        fill(upper.as_fd(), lower.as_fd(), "sb-1", BASE).unwrap();
+        fill(upper.as_fd(), lower.as_fd(), "sb-1", Some(BASE)).unwrap();
         tmp
     }
 
