@@ -16,6 +16,7 @@ use crate::{
     layout::{self, Layout, make_private_dir, open_dir},
     process::{self, Identity},
     record::{State, write_spec, write_state},
+    rights,
     spawner::{CloneFds, ClonedChild, LISTENER, MAX_REPORT, MEMORY_EVENTS, Report, Setup, Spawner, USER},
     user_namespaces::UserNamespace,
 };
@@ -193,7 +194,7 @@ impl Maker<'_> {
         if root_user {
             argv.push("--root-user".to_owned());
         }
-        if !rustix::process::geteuid().is_root() {
+        if rights::rootless() {
             argv.push("--single-user".to_owned());
         }
         argv

@@ -5,18 +5,29 @@ use crate::{
     failure::NEEDS_ROOT,
     inner::Inner,
     layout::Layout,
-    seccomp,
+    rights, seccomp,
+    spawner::Spawner,
 };
 use std::sync::atomic::Ordering;
 
 /// Oldest kernel that has every system call that we use.
 const KERNEL: (u32, u32) = (5, 12);
 
-/// Why no sandbox can be made here, if none can.
+/// Why no sandbox can be made here, if none can, as far as the host says without being tried.
 pub(crate) fn problem(layout: &Layout) -> Option<String> {
-    let rootless = !rustix::process::geteuid().is_root();
-    if rootless && let Some(why) = no_namespaces_for_users() {
-        return Some(format!("{NEEDS_ROOT}. This host has none for everybody: {why}"));
+    let needs = |lacking: &str, why: &str| format!("{NEEDS_ROOT}. The server {lacking}, and {why}");
+    if let Some(lacking) = rights::lacking() {
+        if let Some(why) = no_namespaces_for_users() {
+            return Some(needs(lacking, &why));
+        }
+        if let Some(hidden) =
+            hidden_in_proc(&std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
+        {
+            let why = format!(
+                "parts of /proc are hidden from it ({hidden}), so that the kernel lets it mount none: run this container with --security-opt systempaths=unconfined (Kubernetes: procMount: Unmasked), or with the capabilities SYS_ADMIN and NET_ADMIN"
+            );
+            return Some(needs(lacking, &why));
+        }
     }
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     if kernel_version(&release).is_some_and(|version| version < KERNEL) {
@@ -37,12 +48,6 @@ pub(crate) fn problem(layout: &Layout) -> Option<String> {
                 .to_owned(),
         );
     }
-    if !rootless && !has_capability(rustix::thread::CapabilitySet::SYS_ADMIN) {
-        return Some(
-            "native needs CAP_SYS_ADMIN, which this container does not have: run it with --privileged, or on the host"
-                .to_owned(),
-        );
-    }
     match rustix::fs::access(layout.data_dir(), rustix::fs::Access::WRITE_OK) {
         Ok(()) => None,
         Err(e) => Some(format!(
@@ -52,12 +57,49 @@ pub(crate) fn problem(layout: &Layout) -> Option<String> {
     }
 }
 
-/// What is lost without root, whatever the host.
+/// What is lost without the rights of root, whatever the host.
 const ROOTLESS: [&str; 3] = [
-    "the server does not run as root: whatever gets out of a sandbox has the rights of the server's user, with its groups",
-    "the server does not run as root: a sandbox has one user, to which every file in it belongs; no process may run as another",
-    "the server does not run as root: a process may end what starts and watches processes in its own sandbox, whose exit codes it can make up so",
+    "whatever gets out of a sandbox has the rights of the server's user, with its groups",
+    "a sandbox has one user, to which every file in it belongs; no process may run as another",
+    "a process may end what starts and watches processes in its own sandbox, whose exit codes it can make up so",
 ];
+
+/// Tries whether somebody without the rights of root may make a user namespace, which container engines and security modules
+/// forbid in their own ways.
+pub(crate) fn tried(spawner: &Spawner) -> Option<String> {
+    let lacking = rights::lacking()?;
+    let failure = spawner.user_namespace(None).err()?;
+    let why = match failure.errno {
+        libc::EPERM
+            if rustix::process::geteuid().is_root() && failure.doing.starts_with("set the uid_map") =>
+        {
+            "root without the capability SETFCAP may not have a user namespace: run this container as another user, with --user 1000 (Kubernetes: runAsUser)"
+        }
+        libc::EPERM | libc::EACCES | libc::ENOSYS => {
+            "it may not make a user namespace: run this container with --security-opt seccomp=unconfined (Kubernetes: seccompProfile: Unconfined), or look at the host's security module"
+        }
+        libc::ENOSPC | libc::EUSERS => {
+            "there are too many user namespaces: raise the sysctl user.max_user_namespaces"
+        }
+        _ => return Some(format!("a user namespace cannot be made: {failure}")),
+    };
+    Some(format!("{NEEDS_ROOT}. The server {lacking}, and {why}"))
+}
+
+/// What covers parts of `/proc`, if anything does. A user namespace may mount a `/proc` of its own only where all of it can
+/// be seen; empty directories that are there to be mounted over do not count.
+fn hidden_in_proc(mountinfo: &str) -> Option<String> {
+    let mounts = mountinfo.lines().filter_map(|line| {
+        let (place, rest) = line.split_once(" - ")?;
+        Some((place.split(' ').nth(4)?, rest.split(' ').next()?))
+    });
+    let hidden: Vec<_> = mounts
+        .filter(|(path, kind)| path.starts_with("/proc/") && !["autofs", "binfmt_misc"].contains(kind))
+        .map(|(path, _)| path)
+        .take(3)
+        .collect();
+    (!hidden.is_empty()).then(|| hidden.join(", "))
+}
 
 /// Why the kernel lets nobody but root make a user namespace, as far as settings say so.
 fn no_namespaces_for_users() -> Option<String> {
@@ -78,8 +120,8 @@ fn no_namespaces_for_users() -> Option<String> {
 pub(crate) fn warnings(inner: &Inner) -> Vec<String> {
     let in_memory = inner.upper_in_memory.load(Ordering::Relaxed);
     let mut warnings = limits_and_files(&inner.layout, &inner.cgroups, in_memory);
-    if !rustix::process::geteuid().is_root() {
-        warnings.extend(ROOTLESS.map(str::to_owned));
+    if let Some(lacking) = rights::lacking() {
+        warnings.extend(ROOTLESS.map(|lost| format!("the server {lacking}: {lost}")));
     }
     if let Some(why) = inner.user_namespaces.why_not() {
         warnings.push(format!(
@@ -124,10 +166,6 @@ fn is_overlay(layout: &Layout) -> bool {
     rustix::fs::statfs(layout.data_dir()).is_ok_and(|s| s.f_type as u64 == OVERLAYFS_SUPER_MAGIC)
 }
 
-fn has_capability(capability: rustix::thread::CapabilitySet) -> bool {
-    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(capability))
-}
-
 fn module_exists(release: &str, name: &str) -> bool {
     let modules = format!("/lib/modules/{release}");
     ["modules.dep", "modules.builtin"].iter().any(|list| {
@@ -151,6 +189,17 @@ mod tests {
         assert_eq!(kernel_version("5.4.0-150-generic"), Some((5, 4)));
         assert_eq!(kernel_version("nonsense"), None);
         assert!(kernel_version("5.4.0") < Some(KERNEL) && kernel_version("5.12.1") >= Some(KERNEL));
+    }
+
+    #[test]
+    fn what_covers_proc_is_found() {
+        let host = "24 1 0:22 / /proc rw,nosuid - proc proc rw\n30 24 0:28 / /proc/sys/fs/binfmt_misc rw - autofs systemd-1 rw";
+        assert_eq!(hidden_in_proc(host), None);
+        let container = format!(
+            "{host}\n31 24 0:22 /bus /proc/bus ro - proc proc rw\n32 24 0:5 / /proc/kcore rw - tmpfs tmpfs rw"
+        );
+        assert_eq!(hidden_in_proc(&container).unwrap(), "/proc/bus, /proc/kcore");
+        assert_eq!(hidden_in_proc("garbage\n\n - x"), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::{
     destroy::{destroy, empty_trash},
     entry::{Entry, SocketEndpoint},
     failure::Doing,
+    health,
     image::{self, host::HostImage},
     layout::Layout,
     record::{Record, State},
@@ -284,7 +285,12 @@ impl Inner {
             if let Some(namespace) = &mut user_namespace {
                 namespace.give(&id);
             }
-            Ok(maker.make(&id, &spec, &image, user_namespace.as_ref())?)
+            maker.make(&id, &spec, &image, user_namespace.as_ref()).map_err(|failure| {
+                match health::tried(&inner.spawner) {
+                    Some(problem) => Error::unavailable(problem).because(failure),
+                    None => failure.into(),
+                }
+            })
         })
         .await
     }

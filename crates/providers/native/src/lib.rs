@@ -22,6 +22,7 @@ mod process;
 mod provider;
 mod record;
 mod remove;
+mod rights;
 mod sandboxes;
 mod seccomp;
 mod settle;

@@ -84,6 +84,7 @@ impl Provider for NativeProvider {
             let problem = health::problem(&inner.layout).or_else(|| {
                 inner.spawner.start().err().map(|e| format!("the native spawner does not start: {e}"))
             });
+            let problem = problem.or_else(|| health::tried(&inner.spawner));
             Ok((problem, health::warnings(inner)))
         });
         let (problem, warnings) = match tokio::time::timeout(Duration::from_secs(5), looked).await {

@@ -5,12 +5,10 @@ use crate::{
     ids::{IdRange, Ids},
     layout::Layout,
     pool::Pool,
+    rights,
     spawner::Spawner,
 };
-use rustix::{
-    fd::{AsFd, BorrowedFd, OwnedFd},
-    thread::CapabilitySet,
-};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use stacyvm_provider::SandboxId;
 use std::{fs, sync::Arc};
 
@@ -45,7 +43,7 @@ pub(crate) struct UserNamespace {
 impl UserNamespaces {
     pub(crate) fn start(layout: Layout, spawner: Arc<Spawner>) -> Result<Self, Failure> {
         let source = Arc::new(Source { ids: Arc::default(), layout, spawner });
-        let rootless = !rustix::process::geteuid().is_root();
+        let rootless = rights::rootless();
         let why_not = if rootless { None } else { why_not() };
         let pool = match why_not {
             Some(_) => None,
@@ -101,7 +99,7 @@ impl UserNamespaces {
 impl Source {
     fn make(&self) -> Result<UserNamespace, Failure> {
         let range = self.ids.reserve(&self.layout).doing(|| "find free user ids for a sandbox".to_owned())?;
-        match self.spawner.user_namespace(range) {
+        match self.spawner.user_namespace(Some(range)) {
             Ok(namespace) => Ok(UserNamespace { range, namespace, ids: Arc::clone(&self.ids), given: false }),
             Err(failure) => {
                 self.ids.give_back(range);
@@ -146,11 +144,6 @@ fn why_not() -> Option<String> {
     let most = fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
     if most.trim() == "0" {
         return Some("the sysctl user.max_user_namespaces is 0".to_owned());
-    }
-    let held = rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
-    let missing = CapabilitySet::SETUID.union(CapabilitySet::SETGID).union(CapabilitySet::SETFCAP) - held;
-    if !missing.is_empty() {
-        return Some(format!("the server lacks the capabilities {missing:?}"));
     }
     // In a user namespace with fewer ids than there are, as in some containers, the range is not ours to give.
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();

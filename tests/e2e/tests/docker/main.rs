@@ -7,6 +7,7 @@ mod daemon_restarts;
 mod hardening;
 mod host;
 mod images;
+mod inside;
 mod limits;
 mod network;
 mod outside;

@@ -110,11 +110,12 @@ impl Spawner {
         }))
     }
 
-    /// Makes a user namespace in which the ids from 0 on are those of `ids`.
+    /// Makes a user namespace in which the ids from 0 on are those of `ids`; without, one with one user, to see whether that
+    /// can be done.
     ///
     /// # Errors
     /// What the spawner met, also that it died.
-    pub(crate) fn user_namespace(&self, ids: IdRange) -> Result<OwnedFd, Failure> {
+    pub(crate) fn user_namespace(&self, ids: Option<IdRange>) -> Result<OwnedFd, Failure> {
         let answer = self.ask(|sequence| Request::UserNamespace { sequence, ids }, &[]);
         let answer = answer.map_err(|Gone| Failure::plain("make a user namespace: the spawner ended"))?;
         match answer? {

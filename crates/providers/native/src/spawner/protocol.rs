@@ -31,8 +31,8 @@ pub(crate) enum Request {
     },
     /// Make the first process of a sandbox. Descriptors: see [`CloneFds`].
     Clone { sequence: u64, setup: Box<Setup> },
-    /// Make a user namespace with the ids of this range.
-    UserNamespace { sequence: u64, ids: IdRange },
+    /// Make a user namespace with the ids of this range; without, with the one user that anybody may have in one.
+    UserNamespace { sequence: u64, ids: Option<IdRange> },
     /// This sandbox is gone; its name may mean another one later.
     Forget { id: SandboxId },
 }

@@ -11,7 +11,7 @@ use crate::{
     failure::{Doing, Failure},
     ids::IdRange,
     layout::Layout,
-    process, seccomp,
+    process, rights, seccomp,
     sys::{self, Cloned},
 };
 use rustix::{
@@ -115,7 +115,7 @@ impl Spawner {
         drop(sent);
     }
 
-    fn user_namespace(&self, sequence: u64, ids: IdRange) {
+    fn user_namespace(&self, sequence: u64, ids: Option<IdRange>) {
         let sent = match user_namespace::make(ids) {
             Ok(namespace) => {
                 send(self.socket.as_fd(), &Reply::UserNamespace { sequence }, &[namespace.as_fd()])
@@ -130,7 +130,7 @@ impl Spawner {
             .ok_or_else(|| Failure::plain("clone: descriptors are missing from the request"))?;
         let cgroup = fds.cgroup.as_ref().map(AsFd::as_fd);
         let doing = || "make the namespaces of the sandbox".to_owned();
-        if rustix::process::geteuid().is_root() {
+        if !rights::rootless() {
             return match sys::clone_sandbox(cgroup, false).doing(doing)? {
                 Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
                 Cloned::Child => child::run(setup, fds, self.agent.as_fd(), None),

@@ -31,14 +31,19 @@ pub(super) fn map_one(pid: i32) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Makes a user namespace with the ids of `ids`. It exists for as long as the descriptor is open, or a process is in it.
-pub(super) fn make(ids: IdRange) -> Result<OwnedFd, Failure> {
+/// Makes a user namespace with the ids of `ids`, or with one user. It exists for as long as the descriptor is open, or a process is in it.
+pub(super) fn make(ids: Option<IdRange>) -> Result<OwnedFd, Failure> {
     let (pid, pidfd) = sys::clone_user_namespace().doing(|| "make the namespaces of a sandbox".to_owned())?;
-    let map = format!("0 {} {}", ids.base(), IdRange::LENGTH);
     let fill = || {
-        for file in ["uid_map", "gid_map"] {
-            fs::write(format!("/proc/{pid}/{file}"), &map)
-                .doing(|| format!("set the {file} of a sandbox"))?;
+        match ids {
+            None => map_one(pid)?,
+            Some(ids) => {
+                let map = format!("0 {} {}", ids.base(), IdRange::LENGTH);
+                for file in ["uid_map", "gid_map"] {
+                    fs::write(format!("/proc/{pid}/{file}"), &map)
+                        .doing(|| format!("set the {file} of a sandbox"))?;
+                }
+            }
         }
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         rustix::fs::open(format!("/proc/{pid}/ns/user"), flags, Mode::empty())
