@@ -6,6 +6,7 @@ use stacyvm_e2e::{
     Host,
     probe::{findings, refuses_what_native_closes, refuses_what_reaches_beyond},
 };
+use stacyvm_testkit::surface::{self, Beacon, Column};
 use std::{process::Stdio, time::Duration};
 
 #[tokio::test]
@@ -49,6 +50,17 @@ async fn interrupted_it_leaves_nothing() -> Result<()> {
         ensure!(!status.success() || moment > 100, "{moment} ms: {status}");
         host.until("its sandbox is gone", <[_]>::is_empty).await?;
     }
+    host.finish().await
+}
+
+#[tokio::test]
+async fn no_more_is_open_than_the_documentation_says() -> Result<()> {
+    let host = Host::start().await?;
+    let beacon = Beacon::start()?;
+    let rows = surface::in_sandbox(&host.server, "native", None, &beacon).await?;
+    let native = Column { heading: "native".to_owned(), of: surface::versions(None, None)?, rows };
+    println!("{}", surface::agrees(&std::fs::read_to_string(surface::document())?, &native)?);
+    drop(beacon);
     host.finish().await
 }
 
