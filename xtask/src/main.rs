@@ -1,9 +1,10 @@
-//! Developer tasks: leak check, OpenAPI file, benchmarks, test report, table of runtimes.
+//! Developer tasks: leak check, OpenAPI file, benchmarks, test report, tables of runtimes.
 
 mod bench;
 mod leaks;
 mod report;
 mod runtimes;
+mod security;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -28,6 +29,8 @@ enum Task {
     TestReport(report::Arguments),
     /// Write the table of docs/runtimes.md from what the probe finds here with each runtime.
     RuntimesDoc(runtimes::Arguments),
+    /// Write the table of docs/security.md from what the probe finds open here: in sandboxes, under bwrap, in a container.
+    SecurityDoc(runtimes::Arguments),
 }
 
 fn main() -> Result<()> {
@@ -37,6 +40,7 @@ fn main() -> Result<()> {
         Task::Bench(arguments) => bench::run(&arguments),
         Task::TestReport(arguments) => report::run(&arguments),
         Task::RuntimesDoc(arguments) => runtimes::run(&arguments),
+        Task::SecurityDoc(arguments) => security::run(&arguments),
     }
 }
 

@@ -123,6 +123,7 @@ fn run(command: &str, args: &Args) -> Result {
         "swap" => files::swap(args),
         "attempt" => syscalls::one(args),
         "syscalls" => syscalls::syscalls(args),
+        "surface" => syscalls::surface(args),
         "raw-name" => files::raw_name(args),
         _ => Err(Failure::Usage("there is no such command")),
     }

@@ -20,12 +20,15 @@ mod privileged;
 mod processes;
 mod scheduling;
 mod security;
+mod surface;
 mod views;
 
 use crate::{Args, Failure, Result, files::slurp, streams::say};
 use attempt::{Attempt, at_mut, call};
 use rustix::io::Errno;
 use std::{ffi::OsString, fs, path::Path};
+
+pub(crate) use surface::surface;
 
 /// Something to try, by the name that it has in the report.
 type Entry = (&'static str, fn() -> Attempt);
@@ -46,7 +49,12 @@ const TABLES: [&[Entry]; 10] = [
 
 pub(crate) fn syscalls(args: &Args) -> Result {
     let parent = args.0.first().cloned().unwrap_or_else(|| OsString::from("/tmp"));
-    let directory = Path::new(&parent).join(format!(".stacyvm-probe-{}", std::process::id()));
+    in_directory(Path::new(&parent), report)
+}
+
+/// Does it in a new directory in `parent`, which is removed.
+fn in_directory(parent: &Path, report: impl FnOnce() -> Result) -> Result {
+    let directory = parent.join(format!(".stacyvm-probe-{}", std::process::id()));
     let errno = |e: std::io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
     fs::create_dir(&directory).map_err(|e| Failure::System("mkdir", errno(e)))?;
     std::env::set_current_dir(&directory).map_err(|e| Failure::System("chdir", errno(e)))?;

@@ -147,3 +147,33 @@ fn it_needs_a_place_for_files() {
     let output = run(&["syscalls", "/proc"]);
     assert_eq!(output.status.code(), Some(126));
 }
+
+/// On the bare host, which is what a sandbox shall not look like.
+#[test]
+fn it_tells_what_stands_open() {
+    use std::os::{linux::net::SocketAddrExt, unix::net};
+    let name = format!("probe-surface-{}", std::process::id());
+    let _abstract =
+        net::UnixListener::bind_addr(&net::SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = tcp.local_addr().unwrap().port().to_string();
+    let token = format!("process-of-the-host-{}", std::process::id());
+    let mut process = probe(&["sleep", "60000", &token]).spawn().unwrap();
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let outcomes = |port: &str, name: &str, token: &str, host: &str| {
+        let backwards: String = token.chars().rev().collect();
+        let report = text(&run(&["surface", port, name, &backwards, host]));
+        let count = report.lines().count() - 1;
+        assert!(report.ends_with(&format!("#end\t{count}\n")) && count > 60, "{report}");
+        let outcome = |line: &str| line.split('\t').map(str::to_owned).collect::<Vec<_>>();
+        let outcomes: Vec<_> =
+            report.lines().map(outcome).filter(|line| line[0].contains("the host")).collect();
+        outcomes.into_iter().map(|line| line[1].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(outcomes(&port, &name, &token, host.trim()), ["works"; 4]);
+    process.kill().unwrap();
+    process.wait().unwrap();
+    drop(tcp);
+    // Where nothing of it is there, nothing is found.
+    assert_eq!(outcomes(&port, "no-such-name", &token, "no-such-host"), ["absent"; 4]);
+}

@@ -3,6 +3,7 @@
 mod installation;
 mod leaks;
 mod server;
+pub mod surface;
 
 pub use installation::left_in;
 pub use leaks::{LeakCheck, holdings};

@@ -27,8 +27,11 @@ const BEYOND: [&str; 18] = [
 ];
 
 /// What native closes besides, whatever others do.
-const CLOSED_BY_NATIVE: [&str; 15] = [
+const CLOSED_BY_NATIVE: [&str; 18] = [
     "clone3",
+    "process_vm_readv",
+    "name_to_handle_at",
+    "pkey_alloc",
     "pidfd_getfd",
     "kcmp",
     "io_uring_setup",

@@ -174,7 +174,7 @@ pub(super) fn leave(status: i32) -> ! {
 }
 
 /// Runs one in a process of its own.
-pub(super) fn run(attempt: fn() -> Attempt) -> Attempt {
+pub(super) fn run(attempt: impl FnOnce() -> Attempt) -> Attempt {
     let (reader, writer) = rustix::pipe::pipe()?;
     let pid = child(|| {
         // Alone in its group, so that whatever it leaves behind can be killed with it.

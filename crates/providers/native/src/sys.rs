@@ -315,6 +315,30 @@ pub(crate) fn filter_can_answer(answer: u32) -> bool {
     unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const answer) == 0 }
 }
 
+/// Any system call, for tests of the filter. No argument is the address of anything.
+#[cfg(test)]
+pub(crate) fn call(number: i64, arguments: [u64; 3]) -> io::Result<i64> {
+    let [a, b, c] = arguments;
+    // SAFETY: the tests call this with numbers that the filter refuses, with addresses that are no memory of this
+    // process, or for what touches none.
+    match unsafe { libc::syscall(number, a, b, c, u64::MAX, u64::MAX, u64::MAX) } {
+        -1 => Err(io::Error::last_os_error()),
+        result => Ok(result),
+    }
+}
+
+/// A system call without arguments, by the entry for 32-bit programs; for tests of the filter.
+#[cfg(all(test, target_arch = "x86_64"))]
+pub(crate) fn call_as_32_bit(number: u32) -> i32 {
+    let mut result = number;
+    // SAFETY: the kernel keeps all registers but the one with the result and, in old ones, those that are named here; the
+    // tests call this with a number that touches no memory.
+    unsafe {
+        std::arch::asm!("int 0x80", inout("eax") result, out("r8") _, out("r9") _, out("r10") _, out("r11") _);
+    }
+    result as i32
+}
+
 /// Watches a process descriptor in the current runtime.
 pub(crate) fn watch(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the `AsyncFd` takes the descriptor as its owner, so it stays open and the same until it is dropped.

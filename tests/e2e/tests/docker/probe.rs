@@ -7,6 +7,7 @@ use stacyvm_e2e::{
     Host,
     probe::{findings, refuses_what_reaches_beyond},
 };
+use stacyvm_testkit::surface::{self, Beacon, Column};
 use std::collections::BTreeMap;
 
 /// Outcomes by name, and what the probe said of the kernel.
@@ -55,5 +56,24 @@ async fn people_get_a_table_and_a_summary() -> Result<()> {
     let refused = host.cli(&["probe", "--runtime", "crun"])?;
     ensure!(refused.status.code() == Some(1), "{refused:?}");
     ensure!(String::from_utf8_lossy(&refused.stderr).contains("allowed_runtimes"), "{refused:?}");
+    host::finish(host).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_is_open_than_the_documentation_says() -> Result<()> {
+    let document = std::fs::read_to_string(surface::document())?;
+    let daemon = host::daemon()?;
+    let host = host::server(&[("STACYVM_PROVIDERS_DOCKER_ALLOWED_RUNTIMES", "runsc")]).await?;
+    let beacon = Beacon::start()?;
+    for runtime in ["runc", "runsc"] {
+        let rows = surface::in_sandbox(&host.server, "docker", Some(runtime), &beacon).await?;
+        let of = surface::versions(Some(&daemon), Some(runtime))?;
+        let column = Column { heading: format!("docker, {runtime}"), of, rows };
+        println!("{}", surface::agrees(&document, &column)?);
+    }
+    for column in [surface::under_bwrap(&beacon)?, surface::under_docker(&daemon, &beacon)?] {
+        println!("{}", surface::agrees(&document, &column)?);
+    }
+    drop(beacon);
     host::finish(host).await
 }

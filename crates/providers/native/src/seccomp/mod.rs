@@ -4,9 +4,13 @@
 //! agent is executed, holds for everything in the sandbox and cannot be taken off.
 
 mod compile;
+#[cfg(test)]
+mod docker;
 #[rustfmt::skip]
 mod numbers;
 mod policy;
+#[cfg(test)]
+mod real;
 
 use crate::sys;
 use std::{io, sync::LazyLock};

@@ -39,35 +39,29 @@ const FILES: &[c_long] = &[
     SYS_flock, SYS_fsync, SYS_fdatasync, SYS_sync, SYS_syncfs, SYNC_FILE_RANGE, SYS_truncate, SYS_ftruncate,
     SYS_fallocate, FADVISE64, SYS_readahead, SENDFILE, SYS_splice, SYS_tee, SYS_vmsplice, SYS_copy_file_range,
     SYS_statx, SYS_newfstatat, SYS_fstat, SYS_statfs, SYS_fstatfs, SYS_faccessat, SYS_faccessat2, SYS_readlinkat,
-    SYS_getdents64, SYS_getcwd, SYS_chdir, SYS_fchdir, SYS_mkdirat, SYS_mknodat, RENAMEAT, SYS_renameat2,
-    SYS_linkat, SYS_symlinkat, SYS_unlinkat, SYS_fchmod, SYS_fchmodat, FCHMODAT2, SYS_fchown, SYS_fchownat, SYS_umask,
+    SYS_getdents64, SYS_getcwd, SYS_chdir, SYS_fchdir, SYS_mkdirat, RENAMEAT, SYS_renameat2,
+    SYS_linkat, SYS_symlinkat, SYS_unlinkat, SYS_fchmod, SYS_fchmodat, SYS_fchown, SYS_fchownat, SYS_umask,
     SYS_utimensat, SYS_getxattr, SYS_lgetxattr, SYS_fgetxattr, SYS_listxattr, SYS_llistxattr, SYS_flistxattr,
     SYS_setxattr, SYS_lsetxattr, SYS_fsetxattr, SYS_removexattr, SYS_lremovexattr, SYS_fremovexattr,
-    SYS_inotify_init1, SYS_inotify_add_watch, SYS_inotify_rm_watch, SYS_name_to_handle_at, CACHESTAT,
+    SYS_inotify_init1, SYS_inotify_add_watch, SYS_inotify_rm_watch,
     SYS_io_setup, SYS_io_submit, SYS_io_getevents, IO_PGETEVENTS, SYS_io_cancel, SYS_io_destroy,
+    // For root with the privilege, as installers of packages; nobody else gets past the kernel.
+    SYS_chroot,
 ];
-const FCHMODAT2: c_long = 452;
-const CACHESTAT: c_long = 451;
 
 const WAITING: &[c_long] = &[
     SYS_ppoll, SYS_pselect6, SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, EPOLL_PWAIT2, SYS_eventfd2,
     SYS_signalfd4, SYS_timerfd_create, SYS_timerfd_settime, SYS_timerfd_gettime, SYS_pipe2, SYS_futex, FUTEX_WAITV,
-    FUTEX_WAKE, FUTEX_WAIT, FUTEX_REQUEUE, SYS_membarrier,
+    SYS_membarrier,
 ];
 const EPOLL_PWAIT2: c_long = 441;
 const FUTEX_WAITV: c_long = 449;
-const FUTEX_WAKE: c_long = 454;
-const FUTEX_WAIT: c_long = 455;
-const FUTEX_REQUEUE: c_long = 456;
 
 const MEMORY: &[c_long] = &[
     SYS_mmap, SYS_munmap, SYS_mremap, SYS_mprotect, SYS_madvise, SYS_mincore, SYS_mlock, SYS_mlock2, SYS_munlock,
     SYS_mlockall, SYS_munlockall, SYS_msync, SYS_brk, SYS_remap_file_pages, SYS_memfd_create, MEMFD_SECRET,
-    SYS_pkey_alloc, SYS_pkey_free, SYS_pkey_mprotect, MAP_SHADOW_STACK, MSEAL,
 ];
 const MEMFD_SECRET: c_long = 447;
-const MAP_SHADOW_STACK: c_long = 453;
-const MSEAL: c_long = 462;
 
 const PROCESSES: &[c_long] = &[
     SYS_execve, SYS_execveat, SYS_exit, SYS_exit_group, SYS_wait4, SYS_waitid, SYS_getpid, SYS_getppid, SYS_gettid,
@@ -81,7 +75,7 @@ const PROCESSES: &[c_long] = &[
     SYS_sysinfo, SYS_uname, SYS_getcpu, SYS_pidfd_open, PROCESS_MRELEASE, SYS_ioprio_get, SYS_ioprio_set,
     SYS_getrandom, SYS_restart_syscall,
     // Debuggers: of processes of the same user, and never of the agent, which is not dumpable.
-    SYS_ptrace, SYS_process_vm_readv, SYS_process_vm_writev,
+    SYS_ptrace,
 ];
 const PROCESS_MRELEASE: c_long = 448;
 
@@ -117,7 +111,7 @@ const FENCES: &[c_long] =
 /// What newer architectures do without.
 #[cfg(target_arch = "x86_64")]
 const OLD: &[c_long] = &[
-    SYS_open, SYS_creat, SYS_dup2, SYS_stat, SYS_lstat, SYS_access, SYS_readlink, SYS_getdents, SYS_mkdir, SYS_mknod,
+    SYS_open, SYS_creat, SYS_dup2, SYS_stat, SYS_lstat, SYS_access, SYS_readlink, SYS_getdents, SYS_mkdir,
     SYS_rmdir, SYS_rename, SYS_link, SYS_symlink, SYS_unlink, SYS_chmod, SYS_chown, SYS_lchown, SYS_utime, SYS_utimes,
     SYS_futimesat, SYS_inotify_init, SYS_poll, SYS_select, SYS_epoll_create, SYS_epoll_wait, SYS_eventfd,
     SYS_signalfd, SYS_pipe, SYS_fork, SYS_vfork, SYS_getpgrp, SYS_arch_prctl, SYS_alarm, SYS_pause, SYS_time,
@@ -129,9 +123,9 @@ const OLD: &[c_long] = &[];
 pub(super) const REFUSED: &[&[c_long]] = &[MOUNTS, NAMESPACES, KERNEL, SURFACE, KEYS, OTHERS, OLD_REFUSED];
 
 const MOUNTS: &[c_long] = &[
-    SYS_mount, SYS_umount2, SYS_pivot_root, SYS_chroot, SYS_fsopen, SYS_fsconfig, SYS_fsmount, SYS_fspick,
-    SYS_open_tree, SYS_move_mount, MOUNT_SETATTR, OPEN_TREE_ATTR, SYS_open_by_handle_at, SYS_quotactl, QUOTACTL_FD,
-    SYS_swapon, SYS_swapoff,
+    SYS_mount, SYS_umount2, SYS_pivot_root, SYS_fsopen, SYS_fsconfig, SYS_fsmount, SYS_fspick, SYS_open_tree,
+    SYS_move_mount, MOUNT_SETATTR, OPEN_TREE_ATTR, SYS_name_to_handle_at, SYS_open_by_handle_at, SYS_quotactl,
+    QUOTACTL_FD, SYS_swapon, SYS_swapoff,
 ];
 const MOUNT_SETATTR: c_long = 442;
 const QUOTACTL_FD: c_long = 443;
@@ -153,10 +147,10 @@ const SURFACE: &[c_long] = &[
 /// Keyrings belong to a user, and the users of all sandboxes have the same number.
 const KEYS: &[c_long] = &[SYS_add_key, SYS_request_key, SYS_keyctl];
 
-/// Other processes' descriptors, memory and placement.
+/// Other processes' descriptors, memory and placement. What debuggers do, they do by `ptrace` and `/proc`.
 const OTHERS: &[c_long] = &[
-    SYS_kcmp, PIDFD_GETFD, PROCESS_MADVISE, SYS_move_pages, SYS_migrate_pages, SYS_mbind, SYS_get_mempolicy,
-    SYS_set_mempolicy, SET_MEMPOLICY_HOME_NODE,
+    SYS_kcmp, SYS_process_vm_readv, SYS_process_vm_writev, PIDFD_GETFD, PROCESS_MADVISE, SYS_move_pages,
+    SYS_migrate_pages, SYS_mbind, SYS_get_mempolicy, SYS_set_mempolicy, SET_MEMPOLICY_HOME_NODE,
 ];
 const PIDFD_GETFD: c_long = 438;
 const PROCESS_MADVISE: c_long = 440;

@@ -4,9 +4,14 @@
 //! lacks the privilege, and that it is prepared for. Everything else, calls of kernels to come included, is `ENOSYS`, as on
 //! a kernel that does not have it: libraries then use what there was before.
 //!
-//! Modelled on the default profile of Docker for a container without capabilities; tighter where a sandbox gains nothing:
-//! kinds of sockets, `io_uring`, `modify_ldt`. Looser than the profile of Docker 20.10 in `process_vm_readv` and its
-//! counterpart, for debuggers, and in `name_to_handle_at` and protection keys.
+//! Nothing is allowed that Docker's default profile refuses to a container, neither that of Engine 20.10 nor a current one:
+//! [`super::docker`] holds this policy against both. Some of what current ones allow again is closed here, as nothing
+//! ordinary lacks it: `process_vm_readv` and `process_vm_writev` (debuggers have `ptrace` and `/proc/PID/mem`),
+//! `name_to_handle_at`, protection keys, calls since Linux 6.5, for which libraries have older ones. Tighter than both:
+//! kinds of sockets, devices, terminals, `io_uring`, and the list in [`super::docker`].
+//!
+//! Root of a sandbox may hold capabilities for package managers: `chroot`, the changes of users, groups and owners, and
+//! `mknod` of what is no device are left to the kernel's own checks. What makes namespaces or mounts is not.
 
 use super::numbers;
 use libc::{EAFNOSUPPORT, ENOSYS, EPERM, EPROTONOSUPPORT, c_long};
@@ -99,22 +104,35 @@ const IOCTL: Answer = Answer::Depends(&[
     row(&[], Answer::Allow),
 ]);
 
+/// Files, pipes and sockets, no devices: both kinds of these have this bit of the type, and the others lack it.
+const DEVICE: u32 = 0o20000;
+const MKNODAT: Answer =
+    Answer::Depends(&[row(&[(2, Test::HasNoneOf(DEVICE))], Answer::Allow), row(&[], REFUSED)]);
+/// The older call, of one architecture only.
+#[cfg(target_arch = "x86_64")]
+const MKNOD: Answer =
+    Answer::Depends(&[row(&[(1, Test::HasNoneOf(DEVICE))], Answer::Allow), row(&[], REFUSED)]);
+
+/// Calls whose arguments decide.
+const DEPENDING: &[(c_long, Answer)] = &[
+    (libc::SYS_clone, CLONE),
+    (libc::SYS_socket, SOCKET),
+    (libc::SYS_socketpair, SOCKET),
+    (libc::SYS_personality, PERSONALITY),
+    (libc::SYS_ioctl, IOCTL),
+    (libc::SYS_mknodat, MKNODAT),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_mknod, MKNOD),
+];
+
 /// What becomes of every call that is known, by number.
 ///
 /// `clone3` is not: its flags are in memory, where a filter cannot see them. Libraries fall back to `clone`.
 pub(super) fn calls() -> BTreeMap<u32, Answer> {
-    let all = |numbers: &[&[c_long]], answer| {
-        let numbers = numbers.concat();
-        numbers.into_iter().map(move |number| (u32::try_from(number).unwrap_or(u32::MAX), answer))
-    };
-    let depending = [
-        (libc::SYS_clone, CLONE),
-        (libc::SYS_socket, SOCKET),
-        (libc::SYS_socketpair, SOCKET),
-        (libc::SYS_personality, PERSONALITY),
-        (libc::SYS_ioctl, IOCTL),
-    ];
-    let depending = depending.map(|(number, answer)| (u32::try_from(number).unwrap_or(u32::MAX), answer));
+    let number = |number: c_long| u32::try_from(number).unwrap_or(u32::MAX);
+    let all =
+        |lists: &[&[c_long]], answer| lists.concat().into_iter().map(move |call| (number(call), answer));
+    let depending = DEPENDING.iter().map(|(call, answer)| (number(*call), *answer));
     all(numbers::REFUSED, REFUSED).chain(all(numbers::ALLOWED, Answer::Allow)).chain(depending).collect()
 }
 
@@ -130,8 +148,8 @@ mod tests {
         assert_eq!(refused.intersection(&allowed).next(), None);
         assert_eq!(refused.len(), numbers::REFUSED.concat().len(), "a call is refused twice");
         assert_eq!(allowed.len(), numbers::ALLOWED.concat().len(), "a call is allowed twice");
-        for number in [libc::SYS_clone, libc::SYS_socket, libc::SYS_personality, libc::SYS_ioctl] {
-            assert!(!refused.contains(&number) && !allowed.contains(&number), "{number} is decided twice");
+        for (number, _) in DEPENDING {
+            assert!(!refused.contains(number) && !allowed.contains(number), "{number} is decided twice");
         }
     }
 
