@@ -82,26 +82,38 @@ fn clone_process(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<
     }
 }
 
-/// Makes a process in a user namespace of its own, which does nothing until it is killed or the caller ends.
+/// Makes a process that runs `prepare` and does nothing more until it is killed or the caller ends, or ends at once if that
+/// fails.
 ///
 /// # Errors
 /// Those of `clone3`; `EDEADLK` as in [`clone_sandbox`].
-pub(crate) fn clone_user_namespace() -> io::Result<(i32, OwnedFd)> {
-    match clone_process(libc::CLONE_NEWUSER as u64, None)? {
+pub(crate) fn clone_idle(prepare: impl FnOnce() -> bool) -> io::Result<(i32, OwnedFd)> {
+    match clone_process(0, None)? {
         Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
         Cloned::Child => {
+            // SAFETY: touches no memory.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            let prepared = prepare();
             // SAFETY: touch no memory, and do not return.
             unsafe {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 // The parent may have ended before that was said.
-                if libc::getppid() <= 1 {
-                    libc::_exit(0);
+                if !prepared || libc::getppid() <= 1 {
+                    libc::_exit(1);
                 }
                 loop {
                     libc::pause();
                 }
             }
         }
+    }
+}
+
+/// Moves this process into a user namespace of its own, which belongs to its effective user.
+pub(crate) fn new_user_namespace() -> io::Result<()> {
+    // SAFETY: touches no memory.
+    match unsafe { libc::unshare(libc::CLONE_NEWUSER) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
     }
 }
 

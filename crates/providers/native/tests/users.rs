@@ -228,6 +228,45 @@ async fn root_of_a_sandbox_can_do_what_package_managers_do_and_nothing_to_the_ho
     host.assert_nothing_left();
 }
 
+/// What the kernel counts by user is not the others' to run out of.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_that_takes_all_it_can_leaves_others_and_the_host_theirs() {
+    const WATCHERS: &str = "import ctypes; c = ctypes.CDLL(None); n = sum(c.inotify_init1(0) >= 0 for _ in range(400)); print(n)";
+    const TERMINALS: &str =
+        "import os\nn = 0\ntry:\n  while n < 400: os.openpty(); n += 1\nexcept OSError: pass\nprint(n)";
+    let host = Host::new();
+    let provider = host.provider(1);
+    let (greedy, other) = (id("greedy"), id("modest"));
+    let in_greedy = sandbox(&provider, &greedy, &spec()).await;
+    let in_other = sandbox(&provider, &other, &spec()).await;
+    for (number, (what, most)) in [(WATCHERS, 399), (TERMINALS, 128)].into_iter().enumerate() {
+        let held = ProcessSpec {
+            id: format!("greedy-{number}"),
+            argv: [
+                "python3",
+                "-c",
+                &format!("{what}\nimport sys, time\nsys.stdout.flush()\ntime.sleep(600)"),
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+            ..ProcessSpec::default()
+        };
+        in_greedy.start(&held).await.unwrap();
+        let mut stream = in_greedy.attach(&held.id, 0, true, true).await.unwrap();
+        let taken = match stream.next().await.unwrap().unwrap() {
+            OutputEvent::Chunk { data, .. } => String::from_utf8_lossy(&data).trim().parse::<u32>().unwrap(),
+            other => panic!("{other:?}"),
+        };
+        assert!((10..=most).contains(&taken), "{taken}: {what}");
+        assert_eq!(common::run(in_other.as_ref(), &["python3", "-c", what]).await.ok(), format!("{taken}\n"));
+    }
+    rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC).unwrap();
+    for id in [greedy, other] {
+        provider.destroy(&id).await.unwrap();
+    }
+    host.assert_nothing_left();
+}
+
 /// A package with a script that makes a user and gives it a file, as many of them do.
 #[tokio::test(flavor = "multi_thread")]
 async fn dpkg_installs_a_package_as_root_of_a_sandbox() {

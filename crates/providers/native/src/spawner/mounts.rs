@@ -33,20 +33,34 @@ const READ_ONLY: &[&CStr] = &[c"/proc/sys", c"/proc/sysrq-trigger", c"/proc/irq"
 const MASKED: &[&CStr] = &[
     c"/proc/acpi",
     c"/proc/asound",
+    c"/proc/buddyinfo",
+    c"/proc/cmdline",
+    c"/proc/config.gz",
     c"/proc/interrupts",
+    c"/proc/iomem",
+    c"/proc/ioports",
+    c"/proc/kallsyms",
     c"/proc/kcore",
     c"/proc/keys",
     c"/proc/key-users",
     c"/proc/kmsg",
     c"/proc/latency_stats",
+    c"/proc/modules",
+    c"/proc/pagetypeinfo",
+    c"/proc/pressure",
     c"/proc/sched_debug",
     c"/proc/scsi",
+    c"/proc/slabinfo",
     c"/proc/timer_list",
     c"/proc/timer_stats",
+    c"/proc/vmallocinfo",
+    c"/proc/zoneinfo",
 ];
 /// Devices that hold nothing of the host: name, major, minor.
 const DEVICES: &[(&str, u32, u32)] =
     &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+/// Terminals at once in one sandbox; a host has some 3,000 for all.
+const TERMINALS: u32 = 128;
 /// Group of terminals, everywhere.
 const TTY_GROUP: u32 = 5;
 const DEVICE_LINKS: &[(&str, &str)] = &[
@@ -200,7 +214,7 @@ fn mount_dev(setup: &Setup) -> Result<(), Failure> {
         rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755)).doing(|| format!("make /dev/{name}"))?;
     }
     let group = base(setup).map_or_else(String::new, |base| format!(",gid={}", base + TTY_GROUP));
-    let options = c_string(&format!("newinstance,ptmxmode=0666,mode=0620{group}"))?;
+    let options = c_string(&format!("newinstance,ptmxmode=0666,mode=0620,max={TERMINALS}{group}"))?;
     mount("devpts", "root/dev/pts", "devpts", quiet, options.as_c_str())
         .doing(|| "mount /dev/pts".to_owned())?;
     let options = c_string(&format!("mode=1777{owner},{}", size(setup)))?;

@@ -35,6 +35,11 @@ pub(super) fn set_resource_limits() -> Result<(), Failure> {
         // 1 and not 0: the kernel skips the host's core dump handler for 1 only.
         (Resource::Core, 1, 1),
         (Resource::Memlock, 8 << 20, 8 << 20),
+        (Resource::Msgqueue, 819_200, 819_200),
+        (Resource::Sigpending, 31_000, 31_000),
+        // No more of the processor than others have, whatever the server was given.
+        (Resource::Nice, 0, 0),
+        (Resource::Rtprio, 0, 0),
     ];
     for (resource, current, maximum) in limits {
         // A host that gives us less than this gives the sandbox less too.

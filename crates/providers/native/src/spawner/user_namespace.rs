@@ -9,9 +9,11 @@ use crate::{
 };
 use rustix::{
     fd::{AsFd, OwnedFd},
-    fs::{Mode, OFlags},
+    fs::{Mode, OFlags, Uid},
+    pipe::{PipeFlags, pipe_with},
+    thread::{CapabilitySets, capabilities, set_capabilities, set_thread_res_uid},
 };
-use std::{fs, time::Duration};
+use std::{fs, io, time::Duration};
 
 /// Time for a process that does nothing to end.
 const END: Duration = Duration::from_secs(5);
@@ -31,10 +33,40 @@ pub(super) fn map_one(pid: i32) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Makes a user namespace with the ids of `ids`, or with one user. It exists for as long as the descriptor is open, or a process is in it.
+/// Moves this process into a user namespace that belongs to its future root. What the kernel counts by user, it counts for the
+/// owner of a namespace too: one that belonged to root of the host would have root, and every other sandbox, run out with it.
+fn enter_new(ids: Option<IdRange>) -> io::Result<()> {
+    if let Some(ids) = ids {
+        // The effective user only, which leaves the right to take its own rights back.
+        let owner = Uid::from_raw(ids.base());
+        set_thread_res_uid(Uid::ROOT, owner, Uid::ROOT)?;
+        let sets = capabilities(None)?;
+        set_capabilities(None, CapabilitySets { effective: sets.permitted, ..sets })?;
+    }
+    sys::new_user_namespace()
+}
+
+/// Makes a user namespace with the ids of `ids`, or with one user. It exists for as long as the descriptor is open, or a
+/// process is in it.
 pub(super) fn make(ids: Option<IdRange>) -> Result<OwnedFd, Failure> {
-    let (pid, pidfd) = sys::clone_user_namespace().doing(|| "make the namespaces of a sandbox".to_owned())?;
+    let doing = || "make the namespaces of a sandbox".to_owned();
+    let (ready, tell_ready) = pipe_with(PipeFlags::CLOEXEC).doing(doing)?;
+    let (pid, pidfd) = sys::clone_idle(|| {
+        let errno = enter_new(ids).err().map_or(0, |e| e.raw_os_error().unwrap_or(libc::EIO));
+        rustix::io::write(&tell_ready, &errno.to_ne_bytes()).is_ok() && errno == 0
+    })
+    .doing(doing)?;
+    drop(tell_ready);
     let fill = || {
+        let mut errno = [0; 4];
+        match rustix::io::read(&ready, &mut errno).doing(doing)? {
+            4 => {}
+            _ => return Err(Failure::plain(doing())),
+        }
+        match i32::from_ne_bytes(errno) {
+            0 => {}
+            errno => return Err(io::Error::from_raw_os_error(errno)).doing(doing),
+        }
         match ids {
             None => map_one(pid)?,
             Some(ids) => {
