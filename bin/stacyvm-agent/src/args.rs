@@ -26,6 +26,8 @@ pub(crate) struct Config {
     pub(crate) root: Option<PathBuf>,
     /// Inherited descriptor of `memory.events` (cgroup v2) or `memory.oom_control` (v1) of the sandbox.
     pub(crate) memory_events_fd: Option<RawFd>,
+    /// Inherited descriptor of `pids.events` of the sandbox.
+    pub(crate) pids_events_fd: Option<RawFd>,
     /// Processes may run as uid 0.
     pub(crate) root_user: bool,
     /// There is no user but the sandbox user, whom this agent runs as too.
@@ -66,6 +68,7 @@ impl Config {
             workdir: "/workspace".to_owned(),
             root: None,
             memory_events_fd: None,
+            pids_events_fd: None,
             root_user: false,
             single_user: false,
             container: false,
@@ -113,6 +116,7 @@ impl Config {
                 match name {
                     "--listen-fd" => *listen = Some(Listen::Fd(number(name, &text)?)),
                     "--memory-events-fd" => self.memory_events_fd = Some(number(name, &text)?),
+                    "--pids-events-fd" => self.pids_events_fd = Some(number(name, &text)?),
                     "--uid" => self.uid = number(name, &text)?,
                     "--gid" => self.gid = number(name, &text)?,
                     "--sandbox" => self.sandbox = text,
@@ -144,12 +148,13 @@ mod tests {
     fn a_full_line_is_understood() {
         let config = parse(
             "--listen-fd 3 --sandbox sb-1 --installation i --uid 7 --gid 8 --user-name u --home /h --workdir /w \
-             --root /r --memory-events-fd 5 --root-user",
+             --root /r --memory-events-fd 5 --pids-events-fd 6 --root-user",
         )
         .unwrap();
         assert_eq!((config.listen, config.uid, config.gid), (Listen::Fd(3), 7, 8));
         assert_eq!(config.root, Some(PathBuf::from("/r")));
-        assert_eq!((config.memory_events_fd, config.root_user), (Some(5), true));
+        assert_eq!((config.memory_events_fd, config.pids_events_fd), (Some(5), Some(6)));
+        assert!(config.root_user);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The one error of the agent: a gRPC code from the small set that the host half understands, and a sentence for the user.
 
 use rustix::io::Errno;
+use stacyvm_guest::{LIMIT_METADATA, proto::Limit};
 use tonic::{Code, Status};
 
 /// Why a call failed.
@@ -8,6 +9,8 @@ use tonic::{Code, Status};
 pub(crate) struct Fail {
     code: Code,
     message: String,
+    /// The sandbox's limit that is the reason, if one is.
+    limit: Option<Limit>,
 }
 
 /// Result of the agent's work.
@@ -15,27 +18,32 @@ pub(crate) type Result<T, E = Fail> = std::result::Result<T, E>;
 
 impl Fail {
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
-        Self { code: Code::NotFound, message: message.into() }
+        Self { code: Code::NotFound, message: message.into(), limit: None }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
-        Self { code: Code::InvalidArgument, message: message.into() }
+        Self { code: Code::InvalidArgument, message: message.into(), limit: None }
     }
 
     pub(crate) fn exhausted(message: impl Into<String>) -> Self {
-        Self { code: Code::ResourceExhausted, message: message.into() }
+        Self { code: Code::ResourceExhausted, message: message.into(), limit: None }
+    }
+
+    /// Exhausted is a limit that the sandbox was given.
+    pub(crate) fn of_limit(limit: Limit, message: impl Into<String>) -> Self {
+        Self { limit: Some(limit), ..Self::exhausted(message) }
     }
 
     pub(crate) fn unsupported(message: impl Into<String>) -> Self {
-        Self { code: Code::Unimplemented, message: message.into() }
+        Self { code: Code::Unimplemented, message: message.into(), limit: None }
     }
 
     pub(crate) fn internal(message: impl Into<String>) -> Self {
-        Self { code: Code::Internal, message: message.into() }
+        Self { code: Code::Internal, message: message.into(), limit: None }
     }
 
     pub(crate) fn timeout(message: impl Into<String>) -> Self {
-        Self { code: Code::DeadlineExceeded, message: message.into() }
+        Self { code: Code::DeadlineExceeded, message: message.into(), limit: None }
     }
 
     /// What `errno` means for `subject`, a path or another thing that the user named.
@@ -45,8 +53,9 @@ impl Fail {
             Errno::NOTDIR => {
                 Self::not_found(format!("{subject} does not exist: a part of the path is not a directory"))
             }
-            Errno::NOSPC => Self::exhausted(format!("{subject}: disk full")),
-            Errno::DQUOT => Self::exhausted(format!("{subject}: disk full (quota)")),
+            Errno::NOSPC | Errno::DQUOT => {
+                Self::of_limit(Limit::DiskFull, format!("{subject}: the disk of the sandbox is full"))
+            }
             Errno::FBIG => Self::exhausted(format!("{subject}: larger than a file can be here")),
             Errno::NOMEM => Self::exhausted(format!("{subject}: out of memory")),
             Errno::MFILE | Errno::NFILE => Self::exhausted(format!("{subject}: too many open files")),
@@ -85,7 +94,11 @@ pub(crate) fn errno_of(error: &std::io::Error) -> Errno {
 
 impl From<Fail> for Status {
     fn from(fail: Fail) -> Self {
-        Self::new(fail.code, fail.message)
+        let mut status = Self::new(fail.code, fail.message);
+        if let Some(limit) = fail.limit {
+            status.metadata_mut().insert(LIMIT_METADATA, i32::from(limit).into());
+        }
+        status
     }
 }
 
@@ -97,6 +110,10 @@ mod tests {
     fn the_disk_is_named_when_it_is_full() {
         let fail = Fail::errno("/workspace/x", Errno::NOSPC);
         assert_eq!(fail.code(), Code::ResourceExhausted);
-        assert!(fail.message().contains("disk full"), "{fail:?}");
+        assert_eq!(fail.message(), "/workspace/x: the disk of the sandbox is full");
+        let status = Status::from(fail);
+        let limit = status.metadata().get(LIMIT_METADATA).unwrap();
+        assert_eq!(limit.to_str().unwrap(), i32::from(Limit::DiskFull).to_string());
+        assert!(Status::from(Fail::exhausted("x")).metadata().is_empty());
     }
 }

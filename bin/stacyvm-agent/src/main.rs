@@ -22,7 +22,11 @@ mod zygote;
 
 use args::{Config, Listen};
 use files::resolve::Root;
-use process::{launch::Launcher, memory::OomKills, table::Table};
+use process::{
+    launch::Launcher,
+    limits::{Inherited, Limits},
+    table::Table,
+};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::{
     io::Write,
@@ -96,8 +100,11 @@ fn start() -> Result<(), Failure> {
             .map_err(|error| format!("cannot listen on {}: {error}", path.display()))?
             .into(),
     };
-    let memory_events = config.memory_events_fd.map(confine::inherit).transpose();
-    let memory_events = memory_events.map_err(said("--memory-events-fd"))?;
+    let inherit = |number: Option<_>| number.map(confine::inherit).transpose();
+    let inherited = Inherited {
+        memory_events: inherit(config.memory_events_fd).map_err(said("--memory-events-fd"))?,
+        pids_events: inherit(config.pids_events_fd).map_err(said("--pids-events-fd"))?,
+    };
 
     confine::hide().map_err(said("cannot hide from the sandbox's processes"))?;
     let isolated = config.root.is_none();
@@ -131,7 +138,7 @@ fn start() -> Result<(), Failure> {
             runtime.spawn_blocking(move || all.wait());
         }
     }
-    let result = runtime.block_on(serve(config, listener, memory_events, zygote));
+    let result = runtime.block_on(serve(config, listener, inherited, zygote));
     // Threads may be in the middle of file work; nothing waits for them.
     runtime.shutdown_background();
     Ok(result.map_err(|error| error.to_string())?)
@@ -141,7 +148,7 @@ fn start() -> Result<(), Failure> {
 async fn serve(
     config: Config,
     listener: OwnedFd,
-    memory_events: Option<OwnedFd>,
+    inherited: Inherited,
     zygote: zygote::Fresh,
 ) -> std::io::Result<()> {
     let isolated = config.root.is_none();
@@ -151,12 +158,12 @@ async fn serve(
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let root = Arc::new(Root::new(config.root.as_deref())?);
     let config = Arc::new(config);
-    let oom_kills = if isolated { OomKills::new(memory_events) } else { OomKills::unknown() };
+    let limits = if isolated { Limits::new(&root, inherited) } else { Limits::without_cgroup(&root) };
     let launcher = Launcher {
         config: Arc::clone(&config),
         root: Arc::clone(&root),
         zygote: zygote.attach()?,
-        oom_kills: Arc::new(oom_kills),
+        limits: Arc::new(limits),
     };
     let table = Table::new(launcher);
     let sandbox = serve::Sandbox { config, root, table };

@@ -38,6 +38,7 @@ impl RunResult {
             duration: duration.into(),
             signal: exit.signal,
             oom_killed: exit.oom_killed,
+            limits_hit: exit.limits_hit.clone(),
             stdout_truncated: truncated.0,
             stderr_truncated: truncated.1,
             encoding,

@@ -255,6 +255,7 @@ mod tests {
             outcome: Some(if timed_out { Outcome::Signaled(9) } else { Outcome::Exited(3) }),
             timed_out,
             oom_killed: false,
+            limits_hit: Vec::new(),
             output_start: 0,
             output_end: 0,
             output_open: false,

@@ -28,6 +28,7 @@ pub(crate) fn process(info: ProcessInfo) -> Process {
         signal: exit.signal,
         timed_out: exit.timed_out,
         oom_killed: exit.oom_killed,
+        limits_hit: exit.limits_hit,
         reason: exit.reason,
         output_start: info.output_start,
         output_end: info.output_end,
@@ -49,6 +50,7 @@ pub(crate) fn exit(info: &ProcessInfo, truncated: bool) -> ExitRecord {
         signal,
         timed_out: info.timed_out,
         oom_killed: info.oom_killed,
+        limits_hit: info.limits_hit.clone(),
         truncated,
         reason,
     }
@@ -96,6 +98,7 @@ mod tests {
             outcome,
             timed_out: false,
             oom_killed: false,
+            limits_hit: Vec::new(),
             output_start: 0,
             output_end: 0,
             output_open: false,

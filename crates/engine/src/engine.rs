@@ -17,9 +17,9 @@ use crate::{
 };
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
-use stacyvm_provider::{CONSOLE_LINES, Guest, NoticeKind, Provider, RuntimeStats, SandboxId};
+use stacyvm_provider::{CONSOLE_LINES, Guest, Limit, NoticeKind, Provider, RuntimeStats, SandboxId};
 use stacyvm_store::{SandboxRow, Store};
-use stacyvm_types::{Admission, EventType, OperationCounts, SandboxState};
+use stacyvm_types::{Admission, EventType, LimitsHit, OperationCounts, SandboxState};
 use std::{
     cmp::Reverse,
     sync::Arc,
@@ -128,6 +128,7 @@ impl Engine {
             // Until it runs; then it counts from that moment.
             expires_at: expiry(plan.ttl),
             preview_domain: self.core.config.preview_domain.clone(),
+            limits_hit: LimitsHit::new(),
         };
         let birth = Birth { row: row(&record, &plan)?, ttl: plan.ttl };
         let (actor, handle) = Actor::new(self.core.clone(), record, false, true);
@@ -293,6 +294,14 @@ impl Engine {
         Ok(console)
     }
 
+    /// Says that a file operation through [`Engine::guest`] failed because of a limit of the sandbox, for its record and an
+    /// event. Sandboxes that are gone are ignored.
+    pub fn limit_hit(&self, id: &str, limit: Limit) {
+        if let Some(handle) = self.core.registry.get(id) {
+            handle.hits.add(None, &[limit]);
+        }
+    }
+
     /// The event bus.
     pub fn events(&self) -> &EventBus {
         &self.core.events
@@ -402,6 +411,7 @@ fn row(record: &SandboxRecord, plan: &Plan) -> Result<SandboxRow> {
         destroyed_at: None,
         idempotency_key: key,
         fingerprint,
+        limits_hit: "{}".to_owned(),
     })
 }
 

@@ -10,9 +10,10 @@ use crate::{
     reach::{Target, find},
 };
 use futures::{FutureExt, StreamExt, future::BoxFuture};
+use jiff::Timestamp;
 use serde_json::Value;
 use stacyvm_provider::{
-    ErrorKind, Guest, Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec, SandboxId, Signal,
+    ErrorKind, Guest, Limit, Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec, SandboxId, Signal,
     StdStream,
 };
 use stacyvm_types::{ErrorCode, EventType, WireDuration};
@@ -217,7 +218,12 @@ async fn start<'a, T>(
             {
                 tokio::time::sleep(backoff.pause()).await;
             }
-            Err(error) => return Err(target.explain(error)),
+            Err(error) => {
+                if let Some(limit) = error.limit() {
+                    target.handle.hits.add(Some(&spec.id), &[limit]);
+                }
+                return Err(target.explain(error));
+            }
         }
     }
 }
@@ -369,8 +375,18 @@ pub(crate) async fn watch_adopted(core: Arc<Core>, id: SandboxId) {
     };
     match listed.await {
         Ok(processes) => {
-            for process in processes.iter().filter(|process| process.outcome.is_none()) {
-                watch(&core, &target, &process.id);
+            let known = &target.handle.record().limits_hit;
+            for process in &processes {
+                match process.ended {
+                    None => watch(&core, &target, &process.id),
+                    Some(ended) => {
+                        // Those that were hit while nobody watched; what was known before is older than when it became known.
+                        let ended = Timestamp::try_from(ended).unwrap_or(Timestamp::UNIX_EPOCH);
+                        let news = |limit: &&Limit| known.get(limit).is_none_or(|hits| ended > hits.last_at);
+                        let news: Vec<_> = process.limits_hit.iter().filter(news).copied().collect();
+                        target.handle.hits.add(Some(&process.id), &news);
+                    }
+                }
             }
         }
         Err(error) => {
@@ -401,7 +417,10 @@ async fn wait(core: &Core, target: &Target, process: &str) -> Option<ProcessInfo
         };
         match attempt.await {
             Ok(info) if info.outcome.is_some() => return Some(info),
-            Ok(_) => lost_since = None,
+            Ok(info) => {
+                target.handle.hits.add(Some(process), &info.limits_hit);
+                lost_since = None;
+            }
             Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) => {
                 let since = *lost_since.get_or_insert_with(Instant::now);
                 if since.elapsed() > core.config.reconnect_window * WATCH_WINDOWS {
@@ -430,11 +449,14 @@ fn report_end(core: &Core, target: &Target, process: &ProcessInfo) {
         Some(Outcome::Signaled(signal)) => Value::from(*signal),
         _ => Value::Null,
     };
+    target.handle.hits.add(Some(&process.id), &process.limits_hit);
+    let limits: Vec<_> = process.limits_hit.iter().map(|limit| limit.as_str()).collect();
     let pairs = details([
         ("process_id", process.id.as_str().into()),
         ("exit_code", process.outcome.as_ref().and_then(Outcome::shell_code).into()),
         ("signal", signal),
         ("oom_killed", if process.oom_killed { true.into() } else { Value::Null }),
+        ("limits_hit", if limits.is_empty() { Value::Null } else { limits.into() }),
         ("error", reason.into()),
     ]);
     core.events.emit(kind, Some(target.id.as_str()), pairs);

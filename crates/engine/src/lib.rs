@@ -15,6 +15,7 @@ mod error;
 mod events;
 mod exec;
 mod guard;
+mod hits;
 mod live;
 mod operations;
 mod pause;

@@ -8,6 +8,7 @@ use crate::{
     destroy::revival,
     exec,
     guard::{Backoff, guarded},
+    hits::Pace,
     pause,
     providers::Slot,
     sandbox::{Actor, Message, Phase, not_configured},
@@ -51,6 +52,7 @@ impl Actor {
         let mut alarm: Option<String> = None;
         let mut turning = None;
         let mut revived = self.slot.as_ref().map(|slot| slot.revived.clone());
+        let (hits, mut pace) = (self.hits.clone(), Pace::default());
         let first = if recovering { Duration::ZERO } else { spread(config.probe_interval) };
         let mut next = Box::pin(tokio::time::sleep(first));
         loop {
@@ -100,6 +102,7 @@ impl Actor {
                     next.as_mut().reset(Instant::now());
                 }
                 () = next.as_mut(), if looking.is_none() && turning.is_none() => looking = Some(self.look(recovering)),
+                () = pace.turn(&hits) => self.count_hits().await,
                 reason = maybe(&mut ended) => {
                     ended = None;
                     alarm = Some(reason);
@@ -158,6 +161,13 @@ impl Actor {
     }
 
     async fn lost(&mut self, reason: &str, recovering: bool) -> Phase {
+        // Counted before the state says that it is over, so that whoever sees that sees the limits, too.
+        if let Some(slot) = &self.slot
+            && let Ok(limits) = tokio::time::timeout(PING, slot.provider.ended_by(&self.id)).await
+        {
+            self.hits.add(None, &limits);
+        }
+        self.count_hits().await;
         self.enter(SandboxState::Error, reason).await;
         self.settled();
         if recovering {

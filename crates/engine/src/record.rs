@@ -4,7 +4,7 @@ use crate::{Error, Result};
 use jiff::Timestamp;
 use stacyvm_provider::{SandboxId, SandboxSpec};
 use stacyvm_store::SandboxRow;
-use stacyvm_types::{Sandbox, SandboxState};
+use stacyvm_types::{LimitsHit, Sandbox, SandboxState};
 
 /// A sandbox at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +33,8 @@ pub struct SandboxRecord {
     pub expires_at: Timestamp,
     /// Domain under which previews are served.
     pub preview_domain: String,
+    /// Limits that it hit, as far as that became known.
+    pub limits_hit: LimitsHit,
 }
 
 impl SandboxRecord {
@@ -56,6 +58,8 @@ impl SandboxRecord {
             updated_at: row.updated_at,
             expires_at: row.expires_at,
             preview_domain: preview_domain.to_owned(),
+            // A count is no reason to do without the sandbox.
+            limits_hit: serde_json::from_str(&row.limits_hit).unwrap_or_default(),
         })
     }
 }
@@ -76,6 +80,7 @@ impl From<SandboxRecord> for Sandbox {
             metadata: record.spec.metadata,
             preview_domain: record.preview_domain,
             reason: record.reason,
+            limits_hit: record.limits_hit,
         }
     }
 }

@@ -33,6 +33,7 @@ use crate::{
     core::Core,
     events::details,
     guard::guarded,
+    hits::Hits,
     pause::{Reply, Turn},
     providers::Slot,
     ttl,
@@ -92,6 +93,8 @@ pub(crate) struct Handle {
     pub(crate) gone: CancellationToken,
     /// Bounds the questions to its guest that take long to be answered: they share a connection with those that must not.
     pub(crate) waits: Arc<Semaphore>,
+    /// Limits that it hit, for its task to count.
+    pub(crate) hits: Arc<Hits>,
 }
 
 impl Handle {
@@ -185,6 +188,7 @@ pub(crate) struct Actor {
     pub(crate) slot: Option<Slot>,
     pub(crate) record: SandboxRecord,
     pub(crate) mailbox: mpsc::Receiver<Message>,
+    pub(crate) hits: Arc<Hits>,
     view: watch::Sender<View>,
     gone: CancellationToken,
 }
@@ -197,10 +201,10 @@ impl Actor {
             View { record: Arc::new(record.clone()), birth: born.then_some(Ok(())), settled, looks: 0 };
         let (publisher, view) = watch::channel(view);
         let gone = CancellationToken::new();
-        let handle =
-            Handle { mailbox: sender, view, gone: gone.clone(), waits: Arc::new(Semaphore::new(WAITS)) };
+        let (waits, hits) = (Arc::new(Semaphore::new(WAITS)), Arc::<Hits>::default());
+        let handle = Handle { mailbox: sender, view, gone: gone.clone(), waits, hits: hits.clone() };
         let slot = core.providers.get(&record.provider).cloned();
-        (Self { core, id: record.id.clone(), slot, record, mailbox, view: publisher, gone }, handle)
+        (Self { core, id: record.id.clone(), slot, record, mailbox, hits, view: publisher, gone }, handle)
     }
 
     /// Lives the sandbox's life from `phase` on.
@@ -208,7 +212,11 @@ impl Actor {
         loop {
             phase = match phase {
                 Phase::Create(birth) => Box::pin(self.create(*birth)).await,
-                Phase::Live(recovering) => Box::pin(self.live(recovering)).await,
+                Phase::Live(recovering) => {
+                    let next = Box::pin(self.live(recovering)).await;
+                    self.count_hits().await;
+                    next
+                }
                 Phase::Failed => Box::pin(self.failed()).await,
                 Phase::Expired => self.expired().await,
                 Phase::Destroy => Box::pin(self.destroy()).await,

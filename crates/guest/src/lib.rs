@@ -21,6 +21,9 @@ pub const VERSION_MAX: u32 = 1;
 /// Oldest protocol version that this build speaks.
 pub const VERSION_MIN: u32 = 1;
 
+/// Metadata of a failed call's status with the number of the [`proto::Limit`] that is the reason.
+pub const LIMIT_METADATA: &str = "stacyvm-limit";
+
 /// What a runtime and the agent that it starts agree on beside connections.
 pub mod start {
     /// Variable with the addresses and prefixes, separated by spaces, that `--restrict-network` blocks beside the usual.

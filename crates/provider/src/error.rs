@@ -3,6 +3,7 @@
 //! Each carries a message that a user can act on and a cause for the log. A backend's response body is a cause, never a
 //! message: what a client sees was written here.
 
+use stacyvm_types::Limit;
 use std::{fmt, sync::Arc};
 
 /// Result of every call of the contract.
@@ -48,6 +49,7 @@ impl ErrorKind {
 pub struct Error {
     kind: ErrorKind,
     message: String,
+    limit: Option<Limit>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -55,7 +57,7 @@ macro_rules! constructors {
     ($($name:ident => $kind:ident),+ $(,)?) => {$(
         #[doc = concat!("An [`ErrorKind::", stringify!($kind), "`] error with a message for the user.")]
         pub fn $name(message: impl Into<String>) -> Self {
-            Self { kind: ErrorKind::$kind, message: message.into(), source: None }
+            Self { kind: ErrorKind::$kind, message: message.into(), limit: None, source: None }
         }
     )+};
 }
@@ -69,7 +71,7 @@ impl Error {
 
     /// An error of this kind.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self { kind, message: message.into(), limit: None, source: None }
     }
 
     /// The same error with the cause that goes to the log, and only there.
@@ -77,6 +79,18 @@ impl Error {
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.source = Some(Arc::from(source.into()));
         self
+    }
+
+    /// The same error, which the sandbox's `limit` is the reason of.
+    #[must_use]
+    pub fn of_limit(mut self, limit: Limit) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
+    /// The limit of the sandbox that is the reason, where it is one and known.
+    pub fn limit(&self) -> Option<Limit> {
+        self.limit
     }
 
     /// What a caller can act on.

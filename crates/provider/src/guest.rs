@@ -12,6 +12,7 @@ use crate::Result;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use stacyvm_types::Limit;
 use std::{
     collections::BTreeMap,
     time::{Duration, SystemTime},
@@ -206,6 +207,10 @@ pub struct ProcessInfo {
     pub timed_out: bool,
     /// The kernel killed it for memory.
     pub oom_killed: bool,
+    /// Limits of the sandbox that were hit while it ran, each once, in order: also by others that ran at the same time, as
+    /// nobody can tell. `DiskFull`: it did not end well, and then a disk of the sandbox was full. Of one that runs, those
+    /// until now; [`Guest::start`] need not look.
+    pub limits_hit: Vec<Limit>,
     /// Offset of the oldest output byte that is kept.
     pub output_start: u64,
     /// Offset behind the newest output byte.

@@ -23,3 +23,4 @@ pub use provider::{
     RuntimeState, RuntimeStats,
 };
 pub use spec::{Capabilities, SandboxId, SandboxSpec, SpecError};
+pub use stacyvm_types::Limit;

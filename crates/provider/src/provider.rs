@@ -7,7 +7,7 @@
 //!   life-cycle call at a time, yet two at once must not corrupt anything.
 //! - **Errors** are the closed set of [`crate::ErrorKind`]; messages are written for users, causes for the log.
 
-use crate::{Capabilities, Error, Guest, Result, SandboxId, SandboxSpec};
+use crate::{Capabilities, Error, Guest, Limit, Result, SandboxId, SandboxSpec};
 use async_trait::async_trait;
 use futures::{StreamExt, stream::BoxStream};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -67,6 +67,13 @@ pub trait Provider: Send + Sync + 'static {
     /// Returns once the sandbox does not run any more (killed, out of memory, removed behind our back), with the reason
     /// as far as it can be known. Never returns while it runs.
     async fn ended(&self, id: &SandboxId) -> String;
+
+    /// Limits that ended the sandbox as a whole, as far as the runtime knows. Asked when it has ended; what a process hit,
+    /// its guest says.
+    async fn ended_by(&self, id: &SandboxId) -> Vec<Limit> {
+        let _ = id;
+        Vec::new()
+    }
 
     /// Everything that this runtime holds for this installation, complete or half made, and nothing of another one.
     ///

@@ -38,6 +38,8 @@ pub struct SandboxRow {
     pub idempotency_key: Option<String>,
     /// Digest of that request.
     pub fingerprint: Option<String>,
+    /// Limits that were hit, in JSON; the engine's business.
+    pub limits_hit: String,
 }
 
 /// What changes in a row; `None` leaves a field as it is.
@@ -55,6 +57,8 @@ pub struct SandboxChange {
     pub expires_at: Option<Timestamp>,
     /// It is gone.
     pub destroyed_at: Option<Timestamp>,
+    /// Limits that were hit.
+    pub limits_hit: Option<String>,
     /// Free the idempotency key for another request.
     pub release_key: bool,
 }

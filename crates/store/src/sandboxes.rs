@@ -15,8 +15,8 @@ impl Store {
     pub async fn insert_sandbox(&self, row: &SandboxRow) -> Result<()> {
         sqlx::query(
             "INSERT INTO sandboxes (id, state, reason, provider, runtime_id, image, spec, owner, metadata, created_at, \
-             running_at, updated_at, expires_at, destroyed_at, idempotency_key, fingerprint) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+             running_at, updated_at, expires_at, destroyed_at, idempotency_key, fingerprint, limits_hit) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
         )
         .bind(&row.id)
         .bind(row.state.as_str())
@@ -34,6 +34,7 @@ impl Store {
         .bind(row.destroyed_at.map(micros))
         .bind(row.idempotency_key.as_deref())
         .bind(row.fingerprint.as_deref())
+        .bind(&row.limits_hit)
         .execute(&self.writer)
         .await
         .map(drop)
@@ -49,7 +50,8 @@ impl Store {
             "UPDATE sandboxes SET state = COALESCE($2, state), reason = COALESCE($3, reason), \
              runtime_id = COALESCE($4, runtime_id), running_at = COALESCE($5, running_at), \
              expires_at = COALESCE($6, expires_at), destroyed_at = COALESCE($7, destroyed_at), \
-             idempotency_key = CASE WHEN $8 THEN NULL ELSE idempotency_key END, updated_at = $9 WHERE id = $1",
+             limits_hit = COALESCE($8, limits_hit), \
+             idempotency_key = CASE WHEN $9 THEN NULL ELSE idempotency_key END, updated_at = $10 WHERE id = $1",
         )
         .bind(id)
         .bind(change.state.map(SandboxState::as_str))
@@ -58,6 +60,7 @@ impl Store {
         .bind(change.running_at.map(micros))
         .bind(change.expires_at.map(micros))
         .bind(change.destroyed_at.map(micros))
+        .bind(change.limits_hit.as_deref())
         .bind(change.release_key)
         .bind(micros(at))
         .execute(&self.writer)
@@ -134,6 +137,7 @@ impl Store {
             destroyed_at: maybe("destroyed_at")?,
             idempotency_key: maybe_text("idempotency_key")?,
             fingerprint: maybe_text("fingerprint")?,
+            limits_hit: text("limits_hit")?,
         })
     }
 }
@@ -174,6 +178,7 @@ mod tests {
             destroyed_at: None,
             idempotency_key: None,
             fingerprint: None,
+            limits_hit: "{}".into(),
         }
     }
 
@@ -190,6 +195,7 @@ mod tests {
             running_at: Some(at(11)),
             idempotency_key: Some("k".into()),
             fingerprint: Some("f".into()),
+            limits_hit: r#"{"oom":1}"#.into(),
             ..row("sb-1")
         };
         store.insert_sandbox(&full).await.unwrap();
@@ -204,6 +210,7 @@ mod tests {
         let change = SandboxChange {
             state: Some(SandboxState::Running),
             running_at: Some(at(12)),
+            limits_hit: Some("l".into()),
             ..Default::default()
         };
         assert!(store.change_sandbox("sb-1", at(12), &change).await.unwrap());
@@ -211,6 +218,7 @@ mod tests {
             state: SandboxState::Running,
             running_at: Some(at(12)),
             updated_at: at(12),
+            limits_hit: "l".into(),
             ..row("sb-1")
         };
         assert_eq!(store.sandbox("sb-1").await.unwrap(), Some(expected));

@@ -55,6 +55,7 @@ event_types! {
     SandboxExpired = "sandbox.expired", "Its time is over.";
     SandboxDestroyed = "sandbox.destroyed", "It is gone.";
     SandboxExtended = "sandbox.extended", "Its deadline changed.";
+    SandboxLimit = "sandbox.limit", "A limit of it was hit: `limit` (`oom`, `disk_full`, `pids`), `process_id` if a process did, `count` of all so far.";
     ExecStarted = "exec.started", "A command started.";
     ExecCompleted = "exec.completed", "A command ended by itself.";
     ExecFailed = "exec.failed", "A command could not be run.";

@@ -1,7 +1,7 @@
 //! Running commands: the one-shot exec with its two stream formats.
 
 use crate::{
-    ErrorBody, WireDuration,
+    ErrorBody, Limit, WireDuration,
     optional::{duration, is_false, null_is_default},
 };
 use serde::{Deserialize, Serialize};
@@ -110,6 +110,9 @@ pub struct ExecResult {
     /// The kernel killed it for memory.
     #[serde(default, skip_serializing_if = "is_false")]
     pub oom_killed: bool,
+    /// Limits of the sandbox that were hit while it ran.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits_hit: Vec<Limit>,
     /// It wrote more than is kept: the end of `stdout` is missing.
     #[serde(default, skip_serializing_if = "is_false")]
     pub stdout_truncated: bool,
@@ -199,6 +202,9 @@ pub struct ExitRecord {
     /// The kernel killed it for memory.
     #[serde(default, skip_serializing_if = "is_false")]
     pub oom_killed: bool,
+    /// Limits of the sandbox that were hit while it ran.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits_hit: Vec<Limit>,
     /// This stream had at least one `gap`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub truncated: bool,

@@ -1,7 +1,7 @@
 //! Processes as objects of their own: they belong to no connection and can be attached to, fed, signalled, awaited.
 
 use crate::{
-    ExecMode, WireDuration,
+    ExecMode, Limit, WireDuration,
     optional::{duration, is_false, null_is_default},
 };
 use jiff::Timestamp;
@@ -97,6 +97,9 @@ pub struct Process {
     /// The kernel killed it for memory.
     #[serde(default, skip_serializing_if = "is_false")]
     pub oom_killed: bool,
+    /// Limits of the sandbox that were hit while it ran.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits_hit: Vec<Limit>,
     /// Why the exit status is not known.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,

@@ -1,6 +1,6 @@
 //! The sandbox object and what creates and changes it.
 
-use crate::WireDuration;
+use crate::{LimitsHit, WireDuration};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, str::FromStr};
@@ -108,6 +108,10 @@ pub struct Sandbox {
     /// Why it is in state `error` or `unhealthy`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+    /// Limits that were hit, by name (`oom`, `disk_full`, `pids`).
+    #[serde(default, skip_serializing_if = "LimitsHit::is_empty")]
+    #[schema(value_type = BTreeMap<String, crate::LimitHits>)]
+    pub limits_hit: LimitsHit,
 }
 
 /// Body of `POST /sandboxes`. Unknown fields are ignored, as old clients send some.

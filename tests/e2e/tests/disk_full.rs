@@ -44,7 +44,7 @@ async fn a_full_disk_is_reported_survived_and_freed() -> Result<()> {
     let refused = host.server.http().put(&address).body(reqwest::Body::wrap_stream(too_much)).send().await?;
     ensure!(refused.status() == 429, "{}", refused.status());
     let body = refused.text().await?;
-    ensure!(body.contains("RESOURCE_LIMIT") && body.contains("disk full"), "{body}");
+    ensure!(body.contains("RESOURCE_LIMIT") && body.contains("the disk of the sandbox is full"), "{body}");
     ensure!(sandbox.stdout("ls -A").await?.is_empty(), "a refused upload leaves nothing");
 
     let filled = sandbox.exec("head -c 90000000 /dev/zero > fill").await?;
@@ -52,6 +52,26 @@ async fn a_full_disk_is_reported_survived_and_freed() -> Result<()> {
         filled["exit_code"] == 1 && filled["stderr"].as_str().unwrap_or_default().contains("No space"),
         "{filled}"
     );
+    ensure!(filled["limits_hit"] == json!(["disk_full"]), "{filled}");
+    let streamed =
+        json!({"command": "head -c 90000000 /dev/zero > again", "stream": true, "records": "full"});
+    let lines =
+        host.server.http().post(host.server.url(&sandbox.path("/exec"))).json(&streamed).send().await?;
+    let lines = lines.text().await?;
+    ensure!(
+        lines.lines().last().is_some_and(|exit| exit.contains(r#""limits_hit":["disk_full"]"#)),
+        "{lines}"
+    );
+    // The upload and two commands.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        let seen = host.server.get(&sandbox.path("")).await?;
+        if seen["limits_hit"]["disk_full"]["count"] == 3 {
+            break;
+        }
+        ensure!(std::time::Instant::now() < deadline, "{seen}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
     // Whether there is still room for another row depends on pages of the store: both answers are fine, a hang is not.
     let second = host.server.post("/sandboxes", &json!({"image": "host", "ttl": "5m"})).await;
     if let Err(error) = &second {

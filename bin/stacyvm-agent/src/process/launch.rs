@@ -2,7 +2,7 @@
 
 use super::{
     Facts, Process, Shared,
-    memory::OomKills,
+    limits::{Hit, Limits},
     pump,
     stdin::Stdin,
     unix_ms,
@@ -28,7 +28,10 @@ use rustix::{
     pipe::{PipeFlags, pipe_with},
     process::Pid,
 };
-use stacyvm_guest::{limits, proto::StartRequest};
+use stacyvm_guest::{
+    limits,
+    proto::{Limit, StartRequest},
+};
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -65,7 +68,7 @@ pub(crate) struct Launcher {
     pub(crate) config: Arc<Config>,
     pub(crate) root: Arc<Root>,
     pub(crate) zygote: Zygote,
-    pub(crate) oom_kills: Arc<OomKills>,
+    pub(crate) limits: Arc<Limits>,
 }
 
 /// A process that runs, and the ends of it that somebody has to serve.
@@ -75,15 +78,14 @@ pub(super) struct Launched {
     supervisor: Option<Pid>,
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
-    oom_kills: Arc<OomKills>,
-    oom_kills_before: Option<u64>,
+    limits: Arc<Limits>,
 }
 
 impl Launched {
     /// Serves the process until its supervisor left.
     pub(super) async fn serve(self, on_growth: impl Fn() + Send + 'static) -> Departure {
         tokio::spawn(pump::run(Arc::clone(&self.process), self.stdout, self.stderr, on_growth));
-        watcher::run(self.process, self.control, self.supervisor, self.oom_kills, self.oom_kills_before).await
+        watcher::run(self.process, self.control, self.supervisor, self.limits).await
     }
 }
 
@@ -138,7 +140,7 @@ impl Launcher {
         let trouble = |errno| Fail::errno("starting a process", errno);
         let (parts, ours) = self.descriptors(&parts, directory, &account, request.stdin).map_err(trouble)?;
 
-        let oom_kills_before = self.oom_kills.count();
+        let counts = self.limits.counts();
         let sent = self.zygote.start(&parts).await;
         // The process must be the only one to hold its ends, or the end of its output would never be seen.
         drop(parts);
@@ -157,7 +159,11 @@ impl Launcher {
                 Some(_) => {}
                 None => {
                     self.end_orphans(supervisor).await;
-                    return Err(Fail::exhausted("the process was killed before it could start"));
+                    let killed = "the process was killed before it could start";
+                    return Err(match counts.until(self.limits.counts()) {
+                        Hit { oom: true, .. } => Fail::of_limit(Limit::Oom, killed),
+                        _ => Fail::exhausted(killed),
+                    });
                 }
             }
         };
@@ -172,6 +178,7 @@ impl Launcher {
             started_ms: unix_ms(),
             log_capacity: usize::try_from(wanted.clamp(LOG.0, LOG.1)).unwrap_or(usize::MAX),
             number,
+            counts,
         };
         let process = Arc::new(Process::new(facts, Stdin::new(ours.stdin), commands, shared));
         // Whoever started it has yet to attach.
@@ -182,8 +189,7 @@ impl Launcher {
             supervisor,
             stdout: ours.stdout,
             stderr: ours.stderr,
-            oom_kills: Arc::clone(&self.oom_kills),
-            oom_kills_before,
+            limits: Arc::clone(&self.limits),
         })
     }
 
@@ -327,6 +333,14 @@ fn refusal(program: &str, cwd: &str, step: Step, errno: Errno) -> Fail {
             Fail::invalid(format!("{program}: the interpreter that it needs does not exist"))
         }
         (Step::Directory, errno) => Fail::errno(&format!("the working directory {cwd}"), errno),
+        (Step::Fork, Errno::AGAIN) => Fail::of_limit(
+            Limit::Pids,
+            "no room for another process: the sandbox's limit of processes is reached",
+        ),
+        (Step::Fork, Errno::NOMEM) => Fail::of_limit(
+            Limit::Oom,
+            "no room for another process: the sandbox's limit of memory is reached",
+        ),
         (_, Errno::AGAIN | Errno::NOMEM | Errno::NFILE | Errno::MFILE) => Fail::exhausted(
             "no room for another process: the sandbox's limit of processes or memory is reached",
         ),

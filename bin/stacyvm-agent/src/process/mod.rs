@@ -2,8 +2,8 @@
 
 pub(crate) mod attach;
 pub(crate) mod launch;
+pub(crate) mod limits;
 mod log;
-pub(crate) mod memory;
 mod pump;
 mod recent;
 mod stdin;
@@ -14,6 +14,7 @@ use crate::{
     fail::{Fail, Result},
     supervisor::wire::{Command, Ending},
 };
+use limits::{Counts, Hit, Limits};
 use log::{Log, Piece, Source};
 use recent::Recent;
 use stacyvm_guest::proto;
@@ -82,6 +83,8 @@ struct Facts {
     log_capacity: usize,
     /// Distinguishes processes in the shared lines.
     number: u64,
+    /// The counters of limits before it started.
+    counts: Counts,
 }
 
 /// How a process ended.
@@ -107,6 +110,7 @@ struct State {
     ended_at: Option<Instant>,
     timed_out: bool,
     oom_killed: bool,
+    limits_hit: Hit,
     /// End of the output that belongs to the process's life, once that is known.
     settled: Option<u64>,
     output_open: bool,
@@ -148,6 +152,7 @@ impl State {
             ended_at: None,
             timed_out: false,
             oom_killed: false,
+            limits_hit: Hit::default(),
             settled: None,
             output_open: true,
             supervised: true,
@@ -253,15 +258,31 @@ impl Process {
     }
 
     /// The leader ended.
-    fn leader_ended(&self, ending: Ending, timed_out: bool, oom_killed: bool) {
+    fn leader_ended(&self, ending: Ending, timed_out: bool, oom_killed: bool, hit: Hit) {
         self.update(|state| {
             state.timed_out = timed_out;
             state.oom_killed = oom_killed;
+            state.limits_hit = state.limits_hit.and(hit);
             state.end(match ending {
                 Ending::Exited(code) => Outcome::Exited(code),
                 Ending::Signaled(signal) => Outcome::Signaled(signal),
             });
         });
+    }
+
+    /// What was hit since it started, as the kernel counts it.
+    fn hit(&self, limits: &Limits) -> Hit {
+        self.facts.counts.until(limits.counts())
+    }
+
+    /// Brings what was hit up to date, unless it has ended.
+    pub(crate) fn look(&self, limits: &Limits) {
+        let hit = self.hit(limits);
+        let mut state = self.state();
+        // Nobody waits for this alone: whoever wants to know looks.
+        if state.outcome.is_none() {
+            state.limits_hit = state.limits_hit.and(hit);
+        }
     }
 
     /// The supervisor is gone. If it did not tell how its leader ended, nobody knows.
@@ -392,6 +413,7 @@ impl Process {
             oom_killed: state.oom_killed,
             output_open: state.output_open,
             stdin_offset,
+            limits_hit: state.limits_hit.numbers(),
             outcome: state.outcome.as_ref().map(|outcome| match outcome {
                 Outcome::Exited(code) => proto::process::Outcome::ExitCode(*code),
                 Outcome::Signaled(signal) => proto::process::Outcome::Signal(*signal),

@@ -167,6 +167,21 @@ impl Table {
         }
     }
 
+    /// The process with this id, with what it hit until now.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub(crate) fn look(&self, id: &str) -> Result<Arc<Process>> {
+        let process = self.get(id)?;
+        self.look_at(&process);
+        Ok(process)
+    }
+
+    /// Brings up to date what `process` hit.
+    pub(crate) fn look_at(&self, process: &Process) {
+        process.look(&self.launcher.limits);
+    }
+
     /// The process with this id.
     ///
     /// # Errors

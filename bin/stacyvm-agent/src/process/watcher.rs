@@ -1,6 +1,6 @@
 //! Listens to a supervisor until it leaves.
 
-use super::{Process, memory::OomKills};
+use super::{Process, limits::Limits};
 use crate::supervisor::wire::{Ending, FRAME, Report};
 use rustix::process::Pid;
 use std::sync::Arc;
@@ -30,8 +30,7 @@ pub(super) async fn run(
     process: Arc<Process>,
     mut control: OwnedReadHalf,
     mut supervisor: Option<Pid>,
-    oom_kills: Arc<OomKills>,
-    oom_kills_before: Option<u64>,
+    limits: Arc<Limits>,
 ) -> Departure {
     let mut done = false;
     while let Some(report) = next(&mut control).await {
@@ -40,14 +39,17 @@ pub(super) async fn run(
             Report::Done => done = true,
             Report::Ended { ending, timed_out, ours } => {
                 let killed = matches!(ending, Ending::Signaled(libc::SIGKILL) | Ending::Exited(SHELL_KILLED));
-                let more = oom_kills_before.zip(oom_kills.count()).is_some_and(|(before, now)| now > before);
-                process.leader_ended(ending, timed_out, killed && !ours && more);
+                let mut hit = process.hit(&limits);
+                hit.disk_full = ending != Ending::Exited(0) && limits.disk_full();
+                process.leader_ended(ending, timed_out, killed && !ours && hit.oom, hit);
             }
             Report::Signalled { sequence, delivered } => process.signal_answered(sequence, delivered),
             // Only ever before a process is known.
             Report::Started { .. } | Report::Failed { .. } => {}
         }
     }
+    // One whose end nobody told may have been killed for memory, supervisor and all.
+    process.look(&limits);
     process.supervisor_gone();
     if done { Departure::Done } else { Departure::Killed(supervisor) }
 }

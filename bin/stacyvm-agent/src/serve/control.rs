@@ -40,7 +40,7 @@ impl Control for ControlService {
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<Process>, Status> {
-        Ok(Response::new(self.0.table.get(&request.into_inner().id)?.describe()))
+        Ok(Response::new(self.0.table.look(&request.into_inner().id)?.describe()))
     }
 
     async fn list(&self, _: Request<ListRequest>) -> Result<Response<ListReply>, Status> {
@@ -51,6 +51,7 @@ impl Control for ControlService {
         let WaitRequest { id, timeout_ms } = request.into_inner();
         let process = self.0.table.get(&id)?;
         process.wait(Instant::now() + Duration::from_millis(timeout_ms.min(limits::WAIT_MS))).await;
+        self.0.table.look_at(&process);
         Ok(Response::new(process.describe()))
     }
 

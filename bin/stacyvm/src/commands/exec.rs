@@ -12,7 +12,7 @@ use crate::{
 };
 use clap::Args;
 use stacyvm_client::Client;
-use stacyvm_types::{ExecMode, StartProcess, WireDuration};
+use stacyvm_types::{ExecMode, Limit, StartProcess, WireDuration};
 use std::time::Instant;
 
 /// Run a command in a sandbox, with its output as it comes and its exit code as ours
@@ -21,8 +21,8 @@ use std::time::Instant;
 /// be executed, 127 if there is no such command. Ctrl-C interrupts the command; a second one kills it.
 ///
 /// With --json, one object at the end and nothing else: {"id", "exit_code", "stdout", "stderr", "duration"}, and where
-/// they apply "signal", "timed_out", "oom_killed", "stdout_truncated", "stderr_truncated" (more than 16 MiB),
-/// "encoding": "base64" (the output is not UTF-8).
+/// they apply "signal", "timed_out", "oom_killed", "limits_hit" (of "oom", "disk_full", "pids"), "stdout_truncated",
+/// "stderr_truncated" (more than 16 MiB), "encoding": "base64" (the output is not UTF-8).
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stacyvm exec sb-0123456789abcdef -- ls -l /workspace
@@ -75,7 +75,14 @@ impl Exec {
             Sink::Memory(captured) => {
                 output::json(&RunResult::new(&self.id, code, &exit, captured, started.elapsed()))?;
             }
-            Sink::Streams => process::explain(&exit),
+            Sink::Streams => {
+                let memory = if exit.limits_hit.contains(&Limit::Oom) {
+                    client.sandbox(&self.id).await.map_or(0, |sandbox| sandbox.memory_mb)
+                } else {
+                    0
+                };
+                process::explain(&exit, memory);
+            }
         }
         Ok(code)
     }

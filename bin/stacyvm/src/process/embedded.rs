@@ -85,6 +85,7 @@ fn exit_record(process: &ProcessInfo, truncated: bool) -> ExitRecord {
         },
         timed_out: process.timed_out,
         oom_killed: process.oom_killed,
+        limits_hit: process.limits_hit.clone(),
         truncated,
         reason: match outcome {
             Some(Outcome::Lost(reason)) => reason.clone(),

@@ -15,7 +15,7 @@ use crate::{
 };
 use bytes::{Buf, Bytes};
 use stacyvm_client::Output;
-use stacyvm_types::{ExitRecord, StdinAck};
+use stacyvm_types::{ExitRecord, Limit, StdinAck};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -185,12 +185,25 @@ pub(crate) fn exit_code(exit: &ExitRecord) -> Result<u8> {
     }
 }
 
-/// Says on standard error what an exit code alone does not.
-pub(crate) fn explain(exit: &ExitRecord) {
+/// Says on standard error what an exit code alone does not. `memory_mb`: the sandbox's limit, 0 if there is none or it is not
+/// known.
+pub(crate) fn explain(exit: &ExitRecord, memory_mb: u32) {
     if exit.timed_out {
         output::note("stacyvm: killed at its deadline");
-    } else if exit.oom_killed {
-        output::note("stacyvm: killed for want of memory; --memory gives more");
+    }
+    if exit.exit_code != Some(0) {
+        for limit in &exit.limits_hit {
+            output::note(format_args!("stacyvm: {}", in_words(*limit, memory_mb)));
+        }
+    }
+}
+
+fn in_words(limit: Limit, memory_mb: u32) -> String {
+    match limit {
+        Limit::Oom if memory_mb == 0 => "the sandbox's memory limit was hit".to_owned(),
+        Limit::Oom => format!("the sandbox's memory limit ({memory_mb} MiB) was hit"),
+        Limit::DiskFull => "the sandbox's disk is full".to_owned(),
+        Limit::Pids => "the sandbox's limit of processes was hit".to_owned(),
     }
 }
 

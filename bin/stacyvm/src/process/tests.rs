@@ -117,6 +117,13 @@ fn ends_as_exit_codes() {
 }
 
 #[test]
+fn limits_in_words() {
+    assert_eq!(in_words(Limit::Oom, 512), "the sandbox's memory limit (512 MiB) was hit");
+    assert_eq!(in_words(Limit::Oom, 0), "the sandbox's memory limit was hit");
+    assert_eq!(in_words(Limit::DiskFull, 512), "the sandbox's disk is full");
+}
+
+#[test]
 fn starts_that_fail_as_exit_codes() {
     let failed = |kind, exists| start_failure(Failure { kind, ..Failure::new("x", "") }, exists).code;
     assert_eq!(failed(Some(ErrorCode::NotFound), true), code::NOT_FOUND);

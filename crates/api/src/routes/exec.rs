@@ -103,6 +103,7 @@ fn result(outcome: ExecOutcome, encoding: Encoding) -> Result<ExecResult, ApiErr
         },
         timed_out: outcome.process.timed_out,
         oom_killed: outcome.process.oom_killed,
+        limits_hit: outcome.process.limits_hit,
         stdout_truncated: outcome.stdout_truncated,
         stderr_truncated: outcome.stderr_truncated,
         stdout_replaced,

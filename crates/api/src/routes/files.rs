@@ -6,7 +6,10 @@ use crate::{
     error::{ApiError, json},
     extract::{Path, Query},
     paths::{absolute, mode},
-    routes::{measure::Call, sandboxes::status},
+    routes::{
+        measure::{Call, tell_limit},
+        sandboxes::status,
+    },
     wire,
 };
 use axum::{extract::State, response::Response};
@@ -209,6 +212,8 @@ pub(crate) async fn make_directory(
     Json(body): Json<MakeDirectory>,
 ) -> Result<Response, ApiError> {
     let (path, bits) = (absolute(&body.path)?, mode(body.mode.as_deref(), 0o755)?);
-    state.engine().guest(&id).await?.mkdir(&path, bits, body.parents).await?;
+    let result = state.engine().guest(&id).await?.mkdir(&path, bits, body.parents).await;
+    tell_limit(state.engine(), &id, &result);
+    result?;
     Ok(status("created"))
 }

@@ -149,6 +149,7 @@ impl Guest for FakeGuest {
             outcome,
             timed_out,
             oom_killed: false,
+            limits_hit: Vec::new(),
             output_start: 0,
             output_end: chunks.last().map_or(0, |(_, offset, data)| offset + data.len() as u64),
             output_open: false,

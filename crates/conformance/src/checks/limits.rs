@@ -6,7 +6,9 @@ use crate::{
     context::{Context, Sandbox},
 };
 use futures::{StreamExt, future::join_all};
-use stacyvm_provider::{ErrorKind, Outcome, OutputEvent, ProcessInfo, RuntimeState, SandboxSpec};
+use stacyvm_provider::{
+    Error, ErrorKind, Limit, Outcome, OutputEvent, ProcessInfo, RuntimeState, SandboxSpec,
+};
 use std::time::{Duration, Instant};
 
 checks! {
@@ -16,6 +18,8 @@ checks! {
     "limits.memory_sandbox" "a process that takes more memory than the sandbox has does not get it, and a sandbox that ends of it says so" [MemoryLimit, OomEndsSandbox] 60 memory_sandbox;
     "limits.pids" "no more processes than the limit can be made, and the sandbox answers when it is reached" [PidsLimit] 45 pids;
     "limits.pids_start" "start is ResourceLimit while there is no room for another process, and works again behind that" [PidsLimit] 45 pids_start;
+    "limits.oom_reported" "a process that ran out of the sandbox's memory is said to have hit oom, and others that nothing hit are not" [MemoryLimit, OomEndsProcess] 45 oom_reported;
+    "limits.pids_reported" "a process that was let make no more processes is said to have hit pids, while it runs and behind its end, and so is a start that is refused for that" [PidsLimit] 45 pids_reported;
     "limits.cpu" "busy processes get no more processor time than the sandbox has processors" [CpuLimit] 45 cpu;
 }
 
@@ -106,6 +110,8 @@ async fn memory_sandbox(cx: Context) -> Verdict {
             ensure!(names_memory(&reason), "status says that it ended of {reason:?}");
             let told = cx.prompt("ended", cx.provider.ended(&sandbox.id)).await?;
             ensure!(names_memory(&told), "ended says that it ended of {told:?}");
+            let limits = cx.prompt("ended_by", cx.provider.ended_by(&sandbox.id)).await?;
+            ensure!(limits == [Limit::Oom], "it is said to have been ended by {limits:?}");
         }
         RuntimeState::Paused => return Err(Failure("it is said to be paused".to_owned())),
     }
@@ -131,6 +137,19 @@ async fn fill(sandbox: &Sandbox) -> Verdict<(ProcessInfo, u32)> {
     }
 }
 
+/// Starts processes in a full sandbox until one is refused, and why.
+async fn until_refused(cx: &Context, sandbox: &Sandbox) -> Verdict<Error> {
+    // A runtime may take its agent out of the count while the sandbox is in use: a few more fit then, and stay.
+    let mut more = 0;
+    loop {
+        match cx.prompt("start", sandbox.guest.start(&sandbox.probe_spec(&["sleep", "60000"]))).await? {
+            Err(error) if error.kind() == ErrorKind::ResourceLimit => return Ok(error),
+            Ok(_) if more < 10 => more += 1,
+            other => return Err(Failure(format!("start in a full sandbox gives {other:?}"))),
+        }
+    }
+}
+
 async fn pids(cx: Context) -> Verdict {
     let sandbox = small(&cx).await?;
     let (forker, made) = fill(&sandbox).await?;
@@ -146,15 +165,7 @@ async fn pids(cx: Context) -> Verdict {
 async fn pids_start(cx: Context) -> Verdict {
     let sandbox = small(&cx).await?;
     let (forker, _) = fill(&sandbox).await?;
-    // A runtime may take its agent out of the count while the sandbox is in use: a few more fit then, and stay.
-    let mut more = 0;
-    loop {
-        match cx.prompt("start", sandbox.guest.start(&sandbox.probe_spec(&["sleep", "60000"]))).await? {
-            Err(error) if error.kind() == ErrorKind::ResourceLimit => break,
-            Ok(_) if more < 10 => more += 1,
-            other => return Err(Failure(format!("start in a full sandbox gives {other:?}"))),
-        }
-    }
+    until_refused(&cx, &sandbox).await?;
     sandbox.kill(&forker.id).await?;
     sandbox.wait(&forker.id).await?;
     crate::observe::eventually(&cx, "room for a process behind the end of the others", || async {
@@ -164,6 +175,43 @@ async fn pids_start(cx: Context) -> Verdict {
         }
     })
     .await
+}
+
+async fn oom_reported(cx: Context) -> Verdict {
+    let sandbox = small(&cx).await?;
+    let well = sandbox.probe(&["exit", "3"]).await?.info;
+    ensure!(
+        well.limits_hit.is_empty(),
+        "before anything was hit, a process is said to have hit {:?}",
+        well.limits_hit
+    );
+    let done = sandbox.probe(&["alloc", &(MEMORY_MB * 3).to_string(), "0"]).await?.info;
+    ensure!(done.limits_hit == [Limit::Oom], "the end of its output says that it hit {:?}", done.limits_hit);
+    let known = cx.prompt("process", sandbox.guest.process(&done.id)).await?.during("process")?;
+    ensure!(known.limits_hit == [Limit::Oom], "asked behind its end, it hit {:?}", known.limits_hit);
+    let next = sandbox.probe(&["exit", "3"]).await?.info;
+    ensure!(next.limits_hit.is_empty(), "the next process is said to have hit {:?}", next.limits_hit);
+    Ok(())
+}
+
+async fn pids_reported(cx: Context) -> Verdict {
+    let sandbox = small(&cx).await?;
+    let well = sandbox.probe(&["exit", "3"]).await?.info;
+    ensure!(
+        well.limits_hit.is_empty(),
+        "before anything was hit, a process is said to have hit {:?}",
+        well.limits_hit
+    );
+    let (forker, _) = fill(&sandbox).await?;
+    let running = cx.prompt("process", sandbox.guest.process(&forker.id)).await?.during("process")?;
+    ensure!(running.outcome.is_none(), "it ended: {running:?}");
+    ensure!(running.limits_hit == [Limit::Pids], "while it runs, it hit {:?}", running.limits_hit);
+    let refused = until_refused(&cx, &sandbox).await?;
+    ensure!(refused.limit() == Some(Limit::Pids), "the reason of {refused:?} is {:?}", refused.limit());
+    sandbox.kill(&forker.id).await?;
+    let ended = sandbox.wait(&forker.id).await?;
+    ensure!(ended.limits_hit == [Limit::Pids], "behind its end, it hit {:?}", ended.limits_hit);
+    Ok(())
 }
 
 async fn cpu(cx: Context) -> Verdict {

@@ -22,6 +22,8 @@ use std::{
 const LOST: u64 = 3_000_000;
 /// The same behind a pause.
 const LOST_IN_PAUSE: u64 = 300;
+/// Argument of a process that ends as if it had no memory.
+const FOR_MEMORY: &str = "for-want-of-memory";
 /// Uploads longer than this are cut by one byte.
 const LARGE: usize = 8 << 20;
 
@@ -32,6 +34,7 @@ pub(crate) struct BrokenGuest {
     resumed: bool,
     started: Mutex<HashSet<String>>,
     timed_out: Arc<Mutex<HashSet<String>>>,
+    forkers: Mutex<HashSet<String>>,
     uploads: AtomicUsize,
     twice: AtomicUsize,
 }
@@ -39,9 +42,9 @@ pub(crate) struct BrokenGuest {
 impl BrokenGuest {
     /// `resumed`: it was paused before.
     pub(crate) fn new(inner: Arc<dyn Guest>, defects: Defects, resumed: bool) -> Self {
-        let (started, timed_out) = Default::default();
+        let (started, timed_out, forkers) = Default::default();
         let (uploads, twice) = Default::default();
-        Self { inner, defects, resumed, started, timed_out, uploads, twice }
+        Self { inner, defects, resumed, started, timed_out, forkers, uploads, twice }
     }
 
     fn info(&self, info: ProcessInfo) -> ProcessInfo {
@@ -58,6 +61,7 @@ impl BrokenGuest {
 
     /// Starts a process; with the defect, its deadline kills the leader and nothing below it.
     async fn begin(&self, spec: &ProcessSpec) -> Result<ProcessInfo> {
+        let spec = &self.limited(spec).await?;
         if !self.defects.has(Defect::DeadlineLeavesGrandchild) {
             return self.inner.start(spec).await;
         }
@@ -73,6 +77,29 @@ impl BrokenGuest {
             });
         }
         Ok(info)
+    }
+
+    /// What becomes of a process where limits hold: the mock has none, and whoever hides that one was hit has one.
+    async fn limited(&self, spec: &ProcessSpec) -> Result<ProcessSpec> {
+        let mut spec = spec.clone();
+        let word = |index: usize| spec.argv.get(index).map(String::as_str);
+        let number = word(2).and_then(|word| word.parse().ok()).unwrap_or(0);
+        let holds = |hides, claims| self.defects.has(hides) && !self.defects.has(claims);
+        if holds(Defect::HidesOom, Defect::ClaimsMemoryLimit) && word(1) == Some("alloc") && number > 40 {
+            spec.argv.splice(1.., ["self-signal", "9", FOR_MEMORY].map(str::to_owned));
+        } else if holds(Defect::HidesPidsHit, Defect::ClaimsPidsLimit) {
+            let forkers: Vec<_> = self.forkers.lock().unwrap().iter().cloned().collect();
+            for forker in forkers {
+                if self.inner.process(&forker).await?.outcome.is_none() {
+                    return Err(Error::resource_limit("no room for another process"));
+                }
+            }
+            if word(1) == Some("fork-many") && number >= 200 {
+                spec.argv[2] = "20".to_owned();
+                self.forkers.lock().unwrap().insert(spec.id.clone());
+            }
+        }
+        Ok(spec)
     }
 
     /// Where a file of the sandbox is on this host, if no directory of its path is a link now.
@@ -144,6 +171,7 @@ fn distort(defects: Defects, timed_out: &Mutex<HashSet<String>>, mut info: Proce
     if defects.has(Defect::DeadlineLeavesGrandchild) {
         info.timed_out = timed_out.lock().unwrap().contains(&info.id);
     }
+    info.oom_killed |= info.argv.last().is_some_and(|word| word == FOR_MEMORY) && info.outcome.is_some();
     info.timed_out &= !defects.has(Defect::DeadlineIsNotReported);
     info
 }

@@ -65,6 +65,10 @@ impl Broken {
         self
     }
 
+    fn claims_memory_limit(&self) -> bool {
+        self.defects.has(Defect::ClaimsMemoryLimit) || self.defects.has(Defect::HidesOom)
+    }
+
     async fn pause_wrongly(&self, id: &SandboxId) -> Result<()> {
         if self.defects.has(Defect::SecondPauseFails) && self.paused.lock().unwrap().contains(id) {
             return Err(Error::invalid_argument("it is paused already"));
@@ -150,8 +154,10 @@ impl Provider for Broken {
     fn capabilities(&self) -> Capabilities {
         let honest = self.inner.capabilities();
         Capabilities {
-            memory_limit: honest.memory_limit || self.defects.has(Defect::ClaimsMemoryLimit),
-            pids_limit: honest.pids_limit || self.defects.has(Defect::ClaimsPidsLimit),
+            memory_limit: honest.memory_limit || self.claims_memory_limit(),
+            pids_limit: honest.pids_limit
+                || self.defects.has(Defect::ClaimsPidsLimit)
+                || self.defects.has(Defect::HidesPidsHit),
             oom_ends_sandbox: self.oom_ends_sandbox,
             ..honest
         }
@@ -255,7 +261,7 @@ impl Provider for Broken {
             }
             other => other?,
         };
-        if self.defects.has(Defect::ClaimsMemoryLimit) {
+        if self.claims_memory_limit() {
             let asked = self.asked.lock().unwrap();
             stats.memory_limit_bytes = asked.get(id).map_or(0, |spec| u64::from(spec.memory_mb) << 20);
         }

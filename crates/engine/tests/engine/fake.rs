@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use futures::{StreamExt, stream, stream::BoxStream};
 use stacyvm_provider::{
-    Capabilities, Created, Error, ErrorKind, Guest, Health, Notice, ProcessInfo, Provider, Result,
+    Capabilities, Created, Error, ErrorKind, Guest, Health, Limit, Notice, ProcessInfo, Provider, Result,
     RuntimeSandbox, RuntimeState, RuntimeStats, SandboxId, SandboxSpec,
 };
 use std::{
@@ -220,6 +220,17 @@ impl Fake {
     /// Notes that the question was asked.
     pub(crate) fn watched(&self, id: &SandboxId) {
         self.world().calls.push((Op::Watch, id.clone()));
+    }
+
+    /// A process of the sandbox ends by itself, having hit a limit.
+    pub(crate) fn hits_alone(&self, id: &SandboxId, limit: Limit) {
+        let mut world = self.world();
+        let processes = &mut world.held.get_mut(id).unwrap().processes;
+        let mut process = processes.values().next().unwrap().clone();
+        process.info.id = "p-alone".into();
+        process.info.limits_hit = vec![limit];
+        process.info.ended = Some(std::time::SystemTime::now());
+        processes.insert("p-alone".into(), process);
     }
 
     /// How far an attachment goes, if not to its end.

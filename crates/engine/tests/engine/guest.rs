@@ -1,4 +1,5 @@
-//! The guest of the scripted runtime. Its commands: `echo TEXT`, `err TEXT`, `exit N`, `flood N`, `sleep`, `lose`.
+//! The guest of the scripted runtime. Its commands: `echo TEXT`, `err TEXT`, `exit N`, `flood N`, `sleep`, `lose`,
+//! `hit LIMIT…`, `crowded`.
 
 use crate::fake::{Act, Cell, Fake, Op, Process};
 use async_trait::async_trait;
@@ -6,7 +7,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use stacyvm_provider::SandboxId;
 use stacyvm_provider::{
-    ByteStream, Error, FileEntry, Guest, Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec,
+    ByteStream, Error, FileEntry, Guest, Limit, Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec,
     ReadRange, Result, Signal, StdStream, StdinAck, WriteFile,
 };
 use std::time::{Duration, SystemTime};
@@ -44,6 +45,12 @@ impl FakeGuest {
     }
 }
 
+/// The limits that a command hits.
+fn limits(argv: &[String]) -> Vec<Limit> {
+    let words = argv.iter().skip(1).filter(|_| argv[0] == "hit");
+    words.map(|word| serde_json::from_value(word.as_str().into()).unwrap()).collect()
+}
+
 fn unused<T>() -> Result<T> {
     Err(Error::unsupported("the scripted guest has no such thing"))
 }
@@ -66,6 +73,9 @@ impl Guest for FakeGuest {
             }
             "sleep" => (StdStream::Stdout, b"sleeping".to_vec(), None),
             "lose" => (StdStream::Stdout, Vec::new(), Some(Outcome::Lost("supervisor killed".into()))),
+            // Hits the limits that it names.
+            "hit" => (StdStream::Stdout, Vec::new(), Some(Outcome::Exited(1))),
+            "crowded" => return Err(Error::resource_limit("no room for a process").of_limit(Limit::Pids)),
             _ => return Err(Error::not_found("no such command")),
         };
         let info = ProcessInfo {
@@ -77,10 +87,11 @@ impl Guest for FakeGuest {
             user: "sandbox".into(),
             tag: spec.tag.clone(),
             started: SystemTime::now(),
-            ended: None,
+            ended: outcome.is_some().then(SystemTime::now),
             outcome,
             timed_out: false,
             oom_killed: false,
+            limits_hit: limits(&spec.argv),
             output_start: 0,
             output_end: log.len() as u64,
             output_open: false,

@@ -14,6 +14,7 @@ mod exec;
 mod fake;
 mod guest;
 mod health;
+mod limits;
 mod pause;
 mod property;
 mod recovery;

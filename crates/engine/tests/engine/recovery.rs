@@ -41,6 +41,7 @@ fn row(state: SandboxState) -> SandboxRow {
         destroyed_at: None,
         idempotency_key: None,
         fingerprint: None,
+        limits_hit: "{}".into(),
     }
 }
 

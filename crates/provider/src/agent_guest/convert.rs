@@ -3,7 +3,11 @@
 
 use crate::{Error, ErrorKind, FileEntry, FileKind, Outcome, ProcessInfo};
 use stacyvm_guest::proto;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use stacyvm_types::Limit;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 use tonic::Code;
 
 /// Longest message of an agent that is shown to a user, in characters.
@@ -33,7 +37,12 @@ pub(super) fn error(sandbox: &str, status: &tonic::Status) -> Error {
                 .because(status.clone());
         }
     };
-    Error::new(kind, clean(status.message())).because(status.clone())
+    let error = Error::new(kind, clean(status.message())).because(status.clone());
+    let named = status.metadata().get(stacyvm_guest::LIMIT_METADATA).and_then(|value| value.to_str().ok());
+    match named.and_then(|number| limit(number.parse().ok()?)) {
+        Some(limit) if kind == ErrorKind::ResourceLimit => error.of_limit(limit),
+        _ => error,
+    }
 }
 
 /// `text` on one line, without control characters, at most [`MESSAGE_CHARS`] long.
@@ -45,6 +54,16 @@ fn time(unix_ms: i64) -> SystemTime {
     let distance = Duration::from_millis(unix_ms.unsigned_abs());
     let time = if unix_ms < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) };
     time.unwrap_or(UNIX_EPOCH)
+}
+
+/// A limit, unless this version does not know it.
+fn limit(number: i32) -> Option<Limit> {
+    match proto::Limit::try_from(number).ok()? {
+        proto::Limit::Unspecified => None,
+        proto::Limit::Oom => Some(Limit::Oom),
+        proto::Limit::DiskFull => Some(Limit::DiskFull),
+        proto::Limit::Pids => Some(Limit::Pids),
+    }
 }
 
 /// A process, or how the agent broke the protocol.
@@ -75,6 +94,14 @@ pub(super) fn process(from: proto::Process) -> Result<ProcessInfo, &'static str>
         outcome,
         timed_out: from.timed_out,
         oom_killed: from.oom_killed,
+        // A set: an agent may name one as often as it likes.
+        limits_hit: from
+            .limits_hit
+            .into_iter()
+            .filter_map(limit)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect(),
         output_start: from.output_start,
         output_end: from.output_end,
         output_open: from.output_open,
@@ -115,6 +142,21 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert!(error.message().starts_with("[31mnosuch"), "{}", error.message());
         assert_eq!(error.message().chars().count(), MESSAGE_CHARS);
+    }
+
+    #[test]
+    fn limits_are_named_once_and_unknown_ones_not_at_all() {
+        let from = proto::Process { limits_hit: vec![3, 99, 2, 3, 0, -1, 2], ..proto::Process::default() };
+        assert_eq!(process(from).unwrap().limits_hit, [Limit::DiskFull, Limit::Pids]);
+        let said = |code, limit: &'static str| {
+            let mut status = tonic::Status::new(code, "no room");
+            status.metadata_mut().insert(stacyvm_guest::LIMIT_METADATA, limit.parse().unwrap());
+            error("sb-1", &status).limit()
+        };
+        assert_eq!(said(Code::ResourceExhausted, "2"), Some(Limit::DiskFull));
+        assert_eq!(said(Code::ResourceExhausted, "7"), None);
+        assert_eq!(said(Code::ResourceExhausted, "a lot"), None);
+        assert_eq!(said(Code::NotFound, "2"), None, "no limit is the reason of that");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::{
     pull::Pulls,
     reference,
     runtime::{self, Family},
-    state::{Seen, listed, look},
+    state::{Ending, Seen, listed, look},
     stats,
     volume::AgentVolume,
     watch::Watch,
@@ -24,8 +24,9 @@ use bollard::{
 use futures::{StreamExt, stream, stream::BoxStream};
 use stacyvm_fault::{Point, hit};
 use stacyvm_provider::{
-    AgentGuest, CONSOLE_BYTES, CONSOLE_LINES, Capabilities, Created, Error, ErrorKind, Guest, Health, Locks,
-    Notice, NoticeKind, Provider, Result, RuntimeSandbox, RuntimeState, RuntimeStats, SandboxId, SandboxSpec,
+    AgentGuest, CONSOLE_BYTES, CONSOLE_LINES, Capabilities, Created, Error, ErrorKind, Guest, Health, Limit,
+    Locks, Notice, NoticeKind, Provider, Result, RuntimeSandbox, RuntimeState, RuntimeStats, SandboxId,
+    SandboxSpec,
 };
 use std::{
     collections::{BTreeMap, HashMap},
@@ -403,6 +404,13 @@ impl Provider for DockerProvider {
             }
             // However it ends, the next look tells.
             let _ = tokio::time::timeout(RELOOK, changed.changed()).await;
+        }
+    }
+
+    async fn ended_by(&self, id: &SandboxId) -> Vec<Limit> {
+        match self.inner.look(id).await {
+            Ok(Seen::Ended(Ending { oom_killed: true, .. })) => vec![Limit::Oom],
+            _ => Vec::new(),
         }
     }
 

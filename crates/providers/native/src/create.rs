@@ -17,7 +17,9 @@ use crate::{
     process::{self, Identity},
     record::{State, write_spec, write_state},
     rights,
-    spawner::{CloneFds, ClonedChild, LISTENER, MAX_REPORT, MEMORY_EVENTS, Report, Setup, Spawner, USER},
+    spawner::{
+        CloneFds, ClonedChild, LISTENER, MAX_REPORT, MEMORY_EVENTS, PIDS_EVENTS, Report, Setup, Spawner, USER,
+    },
     user_namespaces::UserNamespace,
 };
 use rustix::{
@@ -57,6 +59,7 @@ struct Handed<'fd> {
     cgroup: Option<BorrowedFd<'fd>>,
     memory_events: Option<BorrowedFd<'fd>>,
     user_namespace: Option<BorrowedFd<'fd>>,
+    pids_events: Option<BorrowedFd<'fd>>,
 }
 
 impl Maker<'_> {
@@ -94,6 +97,7 @@ impl Maker<'_> {
 
         let target = groups.open_clone_target()?;
         let memory_events = groups.open_memory_events()?;
+        let pids_events = groups.open_pids_events();
         let setup = Setup {
             id: id.clone(),
             ephemeral: spec.ephemeral,
@@ -102,10 +106,16 @@ impl Maker<'_> {
             binds: image.binds.clone(),
             join: groups.self_join_files(),
             memory_mb: spec.memory_mb,
-            argv: self.agent_arguments(id, memory_events.is_some(), user_namespace.is_some()),
+            argv: self.agent_arguments(
+                id,
+                memory_events.is_some(),
+                pids_events.is_some(),
+                user_namespace.is_some(),
+            ),
             ids: user_namespace.map(UserNamespace::range),
             clones_into_cgroup: target.is_some(),
             has_memory_events: memory_events.is_some(),
+            has_pids_events: pids_events.is_some(),
         };
         let (child, go, status) = self.clone_child(
             &setup,
@@ -116,6 +126,7 @@ impl Maker<'_> {
                 cgroup: target.as_ref().map(AsFd::as_fd),
                 memory_events: memory_events.as_ref().map(AsFd::as_fd),
                 user_namespace: user_namespace.map(AsFd::as_fd),
+                pids_events: pids_events.as_ref().map(AsFd::as_fd),
             },
         )?;
         hit(Point::NativeCloned);
@@ -166,6 +177,7 @@ impl Maker<'_> {
                 cgroup: handed.cgroup,
                 memory_events: handed.memory_events,
                 user_namespace: handed.user_namespace,
+                pids_events: handed.pids_events,
             };
             if let Ok(answer) = self.spawner.clone_child(setup.clone(), &fds) {
                 return answer.map(|child| (child, go_write, status_read));
@@ -174,7 +186,13 @@ impl Maker<'_> {
         Err(Failure::plain("clone a process: the spawner ended before it answered, twice"))
     }
 
-    fn agent_arguments(&self, id: &SandboxId, memory_events: bool, root_user: bool) -> Vec<String> {
+    fn agent_arguments(
+        &self,
+        id: &SandboxId,
+        memory_events: bool,
+        pids_events: bool,
+        root_user: bool,
+    ) -> Vec<String> {
         let (user, listener) = (USER.to_string(), LISTENER.to_string());
         let arguments = [
             ("--listen-fd", listener.as_str()),
@@ -188,8 +206,13 @@ impl Maker<'_> {
         ];
         let mut argv = vec!["stacyvm-agent".to_owned()];
         argv.extend(arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value.to_owned()]));
-        if memory_events {
-            argv.extend(["--memory-events-fd".to_owned(), MEMORY_EVENTS.to_string()]);
+        for (handed, name, number) in [
+            (memory_events, "--memory-events-fd", MEMORY_EVENTS),
+            (pids_events, "--pids-events-fd", PIDS_EVENTS),
+        ] {
+            if handed {
+                argv.extend([name.to_owned(), number.to_string()]);
+            }
         }
         if root_user {
             argv.push("--root-user".to_owned());

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Host, id, run, sandbox, sh, spec};
-use stacyvm_provider::{Outcome, Provider, SandboxSpec};
+use stacyvm_provider::{Limit, Outcome, Provider, SandboxSpec};
 use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -19,9 +19,15 @@ async fn memory_is_limited_and_the_sandbox_survives_it() {
     let spec = SandboxSpec { memory_mb: 64, ..spec() };
     let guest = sandbox(&provider, &id, &spec).await;
     let small = run(guest.as_ref(), &["python3", "-c", "x = bytearray(16 << 20); print(len(x))"]).await;
+    assert!(small.info.limits_hit.is_empty(), "{small:?}");
     assert_eq!(small.ok().trim(), (16 << 20).to_string());
     let big = run(guest.as_ref(), &["python3", "-c", "x = bytearray(512 << 20); print(len(x))"]).await;
     assert_eq!(big.info.outcome, Some(Outcome::Signaled(9)), "{big:?}");
+    assert_eq!(big.info.limits_hit, [Limit::Oom]);
+    // Not the process itself, but one that it started.
+    let child = run(guest.as_ref(), &["sh", "-c", "python3 -c 'bytearray(512 << 20)'; exit 3"]).await;
+    assert_eq!(child.info.outcome, Some(Outcome::Exited(3)), "{child:?}");
+    assert_eq!((child.info.oom_killed, child.info.limits_hit.as_slice()), (false, [Limit::Oom].as_slice()));
     guest.ping().await.unwrap();
     assert_eq!(sh(guest.as_ref(), "echo still here").await, "still here\n");
     let stats = provider.stats(&id).await.unwrap();
@@ -52,7 +58,9 @@ async fn processes_are_limited() {
                 except BlockingIOError: pass\n\
                 print(len(made))\n\
                 for pid in made: os.kill(pid, signal.SIGKILL)\n";
-    let made: u32 = run(guest.as_ref(), &["python3", "-c", bomb]).await.ok().trim().parse().unwrap();
+    let ran = run(guest.as_ref(), &["python3", "-c", bomb]).await;
+    assert_eq!(ran.info.limits_hit, [Limit::Pids], "it went on, and yet it hit the limit");
+    let made: u32 = ran.ok().trim().parse().unwrap();
     assert!((20..40).contains(&made), "{made}");
     let stats = provider.stats(&id).await.unwrap();
     assert!((1..=45).contains(&stats.pids), "{stats:?}");

@@ -16,6 +16,7 @@ async fn memory_ends_the_process_and_is_named() -> Result<()> {
     let sandbox = host.spawn_as(&json!({"image": host::IMAGE, "memory_mb": 64})).await?;
     let run = sandbox.exec(HOG).await?;
     ensure!(run["exit_code"] == 137 && run["oom_killed"] == true, "{run}");
+    ensure!(run["limits_hit"] == json!(["oom"]), "{run}");
     ensure!(sandbox.stdout("echo alive").await? == "alive\n");
     host::finish(host).await
 }
@@ -31,6 +32,7 @@ async fn memory_under_gvisor_ends_the_sandbox_and_is_named() -> Result<()> {
         let seen = host.server.get(&sandbox.path("")).await?;
         if seen["state"] == "error" {
             ensure!(seen["reason"].as_str().context("no reason")?.contains("out of memory"), "{seen}");
+            ensure!(seen["limits_hit"]["oom"]["count"] == 1, "{seen}");
             break;
         }
         if sandbox.stdout("echo alive").await.is_ok_and(|text| text == "alive\n") {

@@ -113,7 +113,7 @@ async fn in_engine(
         created = engine.create(request) => created?,
     };
     let id = sandbox.id.to_string();
-    let outcome = in_sandbox(run, global, engine, &id, signals).await;
+    let outcome = in_sandbox(run, global, engine, (&id, sandbox.spec.memory_mb), signals).await;
     if let Err(error) = engine.destroy(&id).await {
         output::note(format_args!("stacyvm: sandbox {id} is not removed yet: {}", error.message()));
     }
@@ -124,7 +124,7 @@ async fn in_sandbox(
     run: &Run,
     global: &Global,
     engine: &Engine,
-    id: &str,
+    (id, memory_mb): (&str, u32),
     signals: &mut Signals,
 ) -> Result<Finished> {
     let request = ExecRequest {
@@ -142,7 +142,7 @@ async fn in_sandbox(
         process = Embedded::start(engine, id, request) => process,
     };
     let mut process = process.map_err(|failure| process::start_failure(failure, true))?;
-    run.follow(global, id, &mut process, signals, started).await
+    run.follow(global, (id, memory_mb), &mut process, signals, started).await
 }
 
 fn interrupted(signal: i32) -> Failure {

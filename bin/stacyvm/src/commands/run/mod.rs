@@ -27,8 +27,8 @@ use std::{path::Path, time::Instant};
 /// be executed, 127 if there is no such command. Ctrl-C interrupts the command; a second one kills it.
 ///
 /// With --json, one object at the end and nothing else: {"id", "exit_code", "stdout", "stderr", "duration"}, and where
-/// they apply "signal", "timed_out", "oom_killed", "stdout_truncated", "stderr_truncated" (more than 16 MiB),
-/// "encoding": "base64" (the output is not UTF-8).
+/// they apply "signal", "timed_out", "oom_killed", "limits_hit" (of "oom", "disk_full", "pids"), "stdout_truncated",
+/// "stderr_truncated" (more than 16 MiB), "encoding": "base64" (the output is not UTF-8).
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stacyvm run -- python3 -c 'print(40+2)'
@@ -95,11 +95,11 @@ impl Run {
             .map_err(|path| Failure::new(format!("image {} is not a name in UTF-8", path.display()), ""))
     }
 
-    /// Follows the command that was `started` then to its end.
+    /// Follows the command that was `started` then to its end, in a sandbox with that id and memory limit.
     async fn follow(
         &self,
         global: &Global,
-        sandbox: &str,
+        (sandbox, memory_mb): (&str, u32),
         process: &mut impl Attached,
         signals: &mut Signals,
         started: Instant,
@@ -111,7 +111,7 @@ impl Run {
         let json = match sink {
             Sink::Memory(captured) => Some(RunResult::new(sandbox, code, &exit, captured, started.elapsed())),
             Sink::Streams => {
-                process::explain(&exit);
+                process::explain(&exit, memory_mb);
                 None
             }
         };

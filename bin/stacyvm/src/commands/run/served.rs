@@ -22,7 +22,7 @@ pub(super) async fn run(run: &Run, global: &Global) -> Result<u8> {
         ..CreateSandbox::default()
     };
     let finished = disposable::with(&client, request, &mut signals, async |sandbox, signals| {
-        in_sandbox(run, global, &client, &sandbox.id, signals).await
+        in_sandbox(run, global, &client, (&sandbox.id, sandbox.memory_mb), signals).await
     });
     finished.await?.report()
 }
@@ -31,7 +31,7 @@ async fn in_sandbox(
     run: &Run,
     global: &Global,
     client: &Client,
-    id: &str,
+    (id, memory_mb): (&str, u32),
     signals: &mut Signals,
 ) -> Result<Finished> {
     let (mode, command, args) = exec::command_line(&run.command, false);
@@ -51,5 +51,5 @@ async fn in_sandbox(
         signal = signals.next() => return Err(interrupted(signal)),
         process = exec::start(client, id, spec) => process?,
     };
-    run.follow(global, id, &mut process, signals, started).await
+    run.follow(global, (id, memory_mb), &mut process, signals, started).await
 }

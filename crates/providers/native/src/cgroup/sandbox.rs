@@ -191,6 +191,12 @@ impl SandboxCgroups {
         Ok(Some(file.into()))
     }
 
+    /// The file in which the kernel counts the processes that it did not let the sandbox make. Kernels before 4.4 have none.
+    pub(crate) fn open_pids_events(&self) -> Option<OwnedFd> {
+        let group = self.0.iter().find(|g| g.has(Controller::Pids))?;
+        fs::File::open(group.work().join("pids.events")).ok().map(Into::into)
+    }
+
     /// How many processes of the sandbox the kernel killed because its memory limit was hit.
     pub(crate) fn oom_kills(&self) -> u64 {
         self.memory_events().and_then(|path| keyed(&path, "oom_kill")).unwrap_or(0)

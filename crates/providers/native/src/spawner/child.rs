@@ -21,6 +21,8 @@ use std::{convert::Infallible, ffi::CString, fs, io::Write, panic::AssertUnwindS
 pub(crate) const LISTENER: u32 = 3;
 /// Number of the file in which the agent finds out what was killed for memory.
 pub(crate) const MEMORY_EVENTS: u32 = 4;
+/// Number of the file in which it finds out that no more processes were let be made.
+pub(crate) const PIDS_EVENTS: u32 = 5;
 /// Descriptors are first moved to here or above, out of the way of the numbers that the agent gets.
 const ABOVE: i32 = 16;
 /// Environment of the agent itself. The environment of processes in the sandbox is the agent's business.
@@ -60,10 +62,11 @@ fn try_run(
     let (go, agent) = (move_up(&fds.go)?, move_up(&agent)?);
     let memory_events = fds.memory_events.as_ref().map(|fd| move_up(fd)).transpose()?;
     let user_namespace = fds.user_namespace.as_ref().map(|fd| move_up(fd)).transpose()?;
+    let pids_events = fds.pids_events.as_ref().map(|fd| move_up(fd)).transpose()?;
     drop(fds);
     // The lock, the server's socket and other sandboxes' descriptors are not this one's to keep open.
     let mut own = [&lower, &listener, &log, &go, &agent].map(AsRawFd::as_raw_fd).to_vec();
-    own.extend(memory_events.iter().chain(&user_namespace).map(AsRawFd::as_raw_fd));
+    own.extend(memory_events.iter().chain(&user_namespace).chain(&pids_events).map(AsRawFd::as_raw_fd));
     own.push(status.as_raw_fd());
     sys::close_all_except(&own).doing(|| "close descriptors".to_owned())?;
     sys::default_signals();
@@ -102,7 +105,8 @@ fn try_run(
     seccomp::enter().doing(|| "restrict the system calls".to_owned())?;
     let mut placed = vec![(&null, 0), (&null, 1), (&log, 2), (&listener, LISTENER)];
     placed.extend(memory_events.as_ref().map(|fd| (fd, MEMORY_EVENTS)));
-    let next = placed.len() as u32;
+    placed.extend(pids_events.as_ref().map(|fd| (fd, PIDS_EVENTS)));
+    let next = placed.iter().map(|(_, at)| at + 1).max().unwrap_or_default();
     for (fd, at) in placed {
         sys::place_fd(fd.as_fd(), at).doing(|| "place a descriptor".to_owned())?;
     }

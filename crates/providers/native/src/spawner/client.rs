@@ -355,6 +355,7 @@ mod tests {
             cgroup: None,
             memory_events: None,
             user_namespace: None,
+            pids_events: None,
         };
         // Either the packet could not be sent, or its answer never comes.
         match spawner.clone_child(setup, &fds) {

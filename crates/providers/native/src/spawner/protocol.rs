@@ -82,6 +82,7 @@ pub(crate) struct Setup {
     /// Which of the optional descriptors come along.
     pub(crate) clones_into_cgroup: bool,
     pub(crate) has_memory_events: bool,
+    pub(crate) has_pids_events: bool,
 }
 
 /// Descriptors of a `Clone` request, in this order.
@@ -103,6 +104,8 @@ pub(crate) struct CloneFds<T> {
     pub(crate) memory_events: Option<T>,
     /// Its user namespace.
     pub(crate) user_namespace: Option<T>,
+    /// Where it counts the processes that it did not let them make, for the agent.
+    pub(crate) pids_events: Option<T>,
 }
 
 impl CloneFds<OwnedFd> {
@@ -118,6 +121,7 @@ impl CloneFds<OwnedFd> {
             cgroup: if setup.clones_into_cgroup { Some(fds.next()?) } else { None },
             memory_events: if setup.has_memory_events { Some(fds.next()?) } else { None },
             user_namespace: if setup.ids.is_some() { Some(fds.next()?) } else { None },
+            pids_events: if setup.has_pids_events { Some(fds.next()?) } else { None },
         })
     }
 }
@@ -129,6 +133,7 @@ impl<'fd> CloneFds<BorrowedFd<'fd>> {
         fds.extend(self.cgroup);
         fds.extend(self.memory_events);
         fds.extend(self.user_namespace);
+        fds.extend(self.pids_events);
         fds
     }
 }
@@ -228,6 +233,7 @@ impl Setup {
             ids: None,
             clones_into_cgroup,
             has_memory_events,
+            has_pids_events: has_memory_events,
         }
     }
 }
@@ -266,7 +272,7 @@ mod tests {
     fn the_order_of_descriptors_is_the_same_on_both_sides() {
         let tmp = tempfile::tempdir().unwrap();
         let files: Vec<OwnedFd> =
-            (0..8).map(|n| std::fs::File::create(tmp.path().join(n.to_string())).unwrap().into()).collect();
+            (0..9).map(|n| std::fs::File::create(tmp.path().join(n.to_string())).unwrap().into()).collect();
         let b: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
         let inode = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).unwrap().st_ino;
         for cgroup in [None, Some(b[5])] {
@@ -279,6 +285,7 @@ mod tests {
                 cgroup,
                 memory_events: Some(b[6]),
                 user_namespace: Some(b[7]),
+                pids_events: Some(b[8]),
             };
             let packet = || sent.to_packet().iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect();
             let setup = Setup { ids: Some(IdRange::nth(0)), ..Setup::example(cgroup.is_some(), true) };
@@ -288,6 +295,7 @@ mod tests {
             assert_eq!(got.cgroup.map(|fd| inode(fd.as_fd())), cgroup.map(inode));
             assert_eq!(inode(got.memory_events.unwrap().as_fd()), inode(b[6]));
             assert_eq!(inode(got.user_namespace.unwrap().as_fd()), inode(b[7]));
+            assert_eq!(inode(got.pids_events.unwrap().as_fd()), inode(b[8]));
             let mut short: Vec<OwnedFd> = packet();
             short.pop();
             assert!(CloneFds::from_packet(&setup, short).is_none());
