@@ -1,5 +1,6 @@
 //! User namespaces, made in advance: in each, the ids from 0 on are a range of the host's that nobody else has.
 
+use super::protocol::{receive, send, socket_pair};
 use crate::{
     failure::{Doing, Failure},
     ids::IdRange,
@@ -10,7 +11,6 @@ use crate::{
 use rustix::{
     fd::{AsFd, OwnedFd},
     fs::{Mode, OFlags, Uid},
-    pipe::{PipeFlags, pipe_with},
     thread::{CapabilitySets, capabilities, set_capabilities, set_thread_res_uid},
 };
 use std::{fs, io, time::Duration};
@@ -35,7 +35,7 @@ pub(super) fn map_one(pid: i32) -> Result<(), Failure> {
 
 /// Moves this process into a user namespace that belongs to its future root. What the kernel counts by user, it counts for the
 /// owner of a namespace too: one that belonged to root of the host would have root, and every other sandbox, run out with it.
-fn enter_new(ids: Option<IdRange>) -> io::Result<()> {
+fn enter_new(ids: Option<IdRange>) -> io::Result<OwnedFd> {
     if let Some(ids) = ids {
         // The effective user only, which leaves the right to take its own rights back.
         let owner = Uid::from_raw(ids.base());
@@ -43,30 +43,32 @@ fn enter_new(ids: Option<IdRange>) -> io::Result<()> {
         let sets = capabilities(None)?;
         set_capabilities(None, CapabilitySets { effective: sets.permitted, ..sets })?;
     }
-    sys::new_user_namespace()
+    sys::new_user_namespace()?;
+    // By itself: the namespaces of a process with another user are not everybody's to open.
+    Ok(rustix::fs::open("/proc/self/ns/user", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// Makes a user namespace with the ids of `ids`, or with one user. It exists for as long as the descriptor is open, or a
 /// process is in it.
 pub(super) fn make(ids: Option<IdRange>) -> Result<OwnedFd, Failure> {
     let doing = || "make the namespaces of a sandbox".to_owned();
-    let (ready, tell_ready) = pipe_with(PipeFlags::CLOEXEC).doing(doing)?;
-    let (pid, pidfd) = sys::clone_idle(|| {
-        let errno = enter_new(ids).err().map_or(0, |e| e.raw_os_error().unwrap_or(libc::EIO));
-        rustix::io::write(&tell_ready, &errno.to_ne_bytes()).is_ok() && errno == 0
+    let (ours, theirs) = socket_pair().doing(doing)?;
+    let (pid, pidfd) = sys::clone_idle(|| match enter_new(ids) {
+        Ok(namespace) => send(theirs.as_fd(), &0, &[namespace.as_fd()]).is_ok(),
+        Err(e) => {
+            // Whether it arrives or not, there is no namespace.
+            let _ = send(theirs.as_fd(), &e.raw_os_error().unwrap_or(libc::EIO), &[]);
+            false
+        }
     })
     .doing(doing)?;
-    drop(tell_ready);
+    drop(theirs);
     let fill = || {
-        let mut errno = [0; 4];
-        match rustix::io::read(&ready, &mut errno).doing(doing)? {
-            4 => {}
-            _ => return Err(Failure::plain(doing())),
-        }
-        match i32::from_ne_bytes(errno) {
-            0 => {}
-            errno => return Err(io::Error::from_raw_os_error(errno)).doing(doing),
-        }
+        let namespace = match receive::<i32>(ours.as_fd()).doing(doing)? {
+            Some((0, fds)) => fds.into_iter().next().ok_or_else(|| Failure::plain(doing()))?,
+            Some((errno, _)) => return Err(io::Error::from_raw_os_error(errno)).doing(doing),
+            None => return Err(Failure::plain(doing())),
+        };
         match ids {
             None => map_one(pid)?,
             Some(ids) => {
@@ -77,9 +79,7 @@ pub(super) fn make(ids: Option<IdRange>) -> Result<OwnedFd, Failure> {
                 }
             }
         }
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        rustix::fs::open(format!("/proc/{pid}/ns/user"), flags, Mode::empty())
-            .doing(|| "open the user namespace of a sandbox".to_owned())
+        Ok(namespace)
     };
     let namespace = fill();
     process::kill_and_wait(pidfd.as_fd(), END).doing(|| "end a process of ours".to_owned())?;
