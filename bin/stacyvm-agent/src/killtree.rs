@@ -16,13 +16,13 @@ const ROUNDS: usize = 64;
 
 /// Live or unreaped descendants of `root`, without it, parents before their children.
 pub(crate) fn descendants(root: Pid) -> Vec<Pid> {
-    descendants_except(root, None)
+    descendants_except(root, &HashSet::new())
 }
 
 /// The same without `except` and what descends from it.
-pub(crate) fn descendants_except(root: Pid, except: Option<Pid>) -> Vec<Pid> {
+pub(crate) fn descendants_except(root: Pid, except: &HashSet<Pid>) -> Vec<Pid> {
     let mut found = Vec::new();
-    let mut seen: HashSet<Pid> = except.into_iter().collect();
+    let mut seen = except.clone();
     let mut next = vec![root];
     let mut table = None;
     while let Some(parent) = next.pop() {

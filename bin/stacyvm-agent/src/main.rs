@@ -162,7 +162,7 @@ async fn serve(
     let launcher = Launcher {
         config: Arc::clone(&config),
         root: Arc::clone(&root),
-        zygote: zygote.attach()?,
+        zygote: Arc::new(zygote.attach()?),
         limits: Arc::new(limits),
     };
     let table = Table::new(launcher);

@@ -19,11 +19,12 @@ use rustix::{
     io::Errno,
     net::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-        SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, send, sendmsg, socketpair,
+        SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg, socketpair,
     },
     process::{Pid, Resource, Rlimit, getrlimit, setrlimit},
 };
 use std::{
+    collections::HashSet,
     io::{IoSlice, IoSliceMut},
     mem::MaybeUninit,
     os::fd::{AsFd, AsRawFd, OwnedFd},
@@ -40,7 +41,42 @@ pub(crate) struct Fresh {
 
 /// The way to the zygote.
 #[derive(Debug)]
-pub(crate) struct Zygote(Mutex<Arc<Link>>);
+pub(crate) struct Zygote {
+    link: Mutex<Arc<Link>>,
+    /// Supervisors that live. Those of a zygote that was ended are children of PID 1, as orphans are.
+    supervisors: Mutex<HashSet<Pid>>,
+}
+
+/// A supervisor that lives, for as long as this does.
+#[derive(Debug)]
+pub(crate) struct Supervised {
+    pid: Pid,
+    zygote: Arc<Zygote>,
+}
+
+impl Supervised {
+    pub(crate) fn new(zygote: &Arc<Zygote>, pid: i32) -> Option<Self> {
+        let pid = Pid::from_raw(pid)?;
+        lock(&zygote.supervisors).insert(pid);
+        Some(Self { pid, zygote: Arc::clone(zygote) })
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> Pid {
+        self.pid
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        lock(&self.zygote.supervisors).remove(&self.pid);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is behind these is replaced, inserted or removed as a whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The way to one zygote, which may have ended.
 #[derive(Debug)]
@@ -112,7 +148,7 @@ impl Fresh {
     /// # Errors
     /// The runtime's.
     pub(crate) fn attach(self) -> std::io::Result<Zygote> {
-        Ok(Zygote(Mutex::new(Arc::new(self.link()?))))
+        Ok(Zygote { link: Mutex::new(Arc::new(self.link()?)), supervisors: Mutex::default() })
     }
 
     fn link(self) -> std::io::Result<Link> {
@@ -137,17 +173,12 @@ impl Zygote {
     }
 
     fn link(&self) -> Arc<Link> {
-        Arc::clone(&self.lock())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Arc<Link>> {
-        // It is replaced as a whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        Arc::clone(&lock(&self.link))
     }
 
     /// Starts another zygote, unless somebody has done that.
     fn replace(&self, ended: &Arc<Link>) -> std::io::Result<()> {
-        let mut current = self.lock();
+        let mut current = lock(&self.link);
         if Arc::ptr_eq(&current, ended) {
             log("what starts processes was ended from inside, and is started again");
             *current = Arc::new(again()?);
@@ -155,9 +186,19 @@ impl Zygote {
         Ok(())
     }
 
-    /// Its process id.
-    pub(crate) fn pid(&self) -> Pid {
-        self.link().pid
+    /// Whether it is gone, so that what it was asked for last will not happen.
+    pub(crate) fn has_ended(&self) -> bool {
+        let mut none = [0; 1];
+        let peek = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        !matches!(recv(self.link().socket.get_ref(), &mut none, peek), Err(Errno::AGAIN | Errno::INTR))
+    }
+
+    /// Calls `work` with those children of PID 1 that are ours. No zygote is started meanwhile.
+    pub(crate) fn with_ours<T>(&self, work: impl FnOnce(&HashSet<Pid>) -> T) -> T {
+        let link = lock(&self.link);
+        let mut ours = lock(&self.supervisors).clone();
+        ours.insert(link.pid);
+        work(&ours)
     }
 }
 

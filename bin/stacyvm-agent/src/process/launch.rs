@@ -19,14 +19,13 @@ use crate::{
         wire::{Report, Step},
     },
     users::{self, Account},
-    zygote::Zygote,
+    zygote::{Supervised, Zygote},
 };
 use rustix::{
     fs::{Gid, MemfdFlags, Mode, OFlags, Uid, fchown, memfd_create},
     io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
     pipe::{PipeFlags, pipe_with},
-    process::Pid,
 };
 use stacyvm_guest::{
     limits,
@@ -44,7 +43,10 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    net::{UnixStream, unix::OwnedReadHalf, unix::pipe},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf, pipe},
+    },
     time::Instant,
 };
 
@@ -67,7 +69,7 @@ const ORPHANS_PAUSE: Duration = Duration::from_millis(5);
 pub(crate) struct Launcher {
     pub(crate) config: Arc<Config>,
     pub(crate) root: Arc<Root>,
-    pub(crate) zygote: Zygote,
+    pub(crate) zygote: Arc<Zygote>,
     pub(crate) limits: Arc<Limits>,
 }
 
@@ -75,7 +77,8 @@ pub(crate) struct Launcher {
 pub(super) struct Launched {
     pub(super) process: Arc<Process>,
     control: OwnedReadHalf,
-    supervisor: Option<Pid>,
+    supervisor: Option<Supervised>,
+    zygote: Arc<Zygote>,
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
     limits: Arc<Limits>,
@@ -85,7 +88,7 @@ impl Launched {
     /// Serves the process until its supervisor left.
     pub(super) async fn serve(self, on_growth: impl Fn() + Send + 'static) -> Departure {
         tokio::spawn(pump::run(Arc::clone(&self.process), self.stdout, self.stderr, on_growth));
-        watcher::run(self.process, self.control, self.supervisor, self.limits).await
+        watcher::run(self.process, self.control, self.supervisor, &self.zygote, self.limits).await
     }
 }
 
@@ -132,33 +135,24 @@ impl Launcher {
         let account = self.account(&request.user)?;
         let cwd = if request.cwd.is_empty() { self.config.workdir.clone() } else { request.cwd.clone() };
         let cwd_path = SandboxPath::parse(&cwd)?;
-        let directory = self
-            .root
-            .open(&cwd_path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
-            .map_err(|errno| Fail::errno(&format!("the working directory {cwd}"), errno))?;
-        let parts = self.encode(&request, &account);
-        let trouble = |errno| Fail::errno("starting a process", errno);
-        let (parts, ours) = self.descriptors(&parts, directory, &account, request.stdin).map_err(trouble)?;
-
+        let encoded = self.encode(&request, &account);
         let counts = self.limits.counts();
-        let sent = self.zygote.start(&parts).await;
-        // The process must be the only one to hold its ends, or the end of its output would never be seen.
-        drop(parts);
-        sent.map_err(|errno| {
-            Fail::internal(format!("this sandbox can start no more processes (its zygote is gone: {errno})"))
-        })?;
-        let (mut reports, commands) = ours.control.into_split();
-        let mut supervisor = None;
-        let pid = loop {
-            match watcher::next(&mut reports).await {
-                Some(Report::Forked { pid }) => supervisor = Pid::from_raw(pid),
-                Some(Report::Started { pid }) => break pid,
-                Some(Report::Failed { step, errno }) => {
-                    return Err(refusal(&request.argv[0], &cwd, step, Errno::from_raw_os_error(errno)));
+        let mut again = true;
+        let (begun, pid) = loop {
+            let directory = self
+                .root
+                .open(&cwd_path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+                .map_err(|errno| Fail::errno(&format!("the working directory {cwd}"), errno))?;
+            let (mut begun, first) = self.begin(&encoded, directory, &account, request.stdin).await?;
+            match first {
+                First::Started { pid } => break (begun, pid),
+                First::Failed { step, errno } => return Err(refusal(&request.argv[0], &cwd, step, errno)),
+                // Nobody has read the request: whoever should have was being ended.
+                First::Nothing if again && begun.supervisor.is_none() && self.zygote.has_ended() => {
+                    again = false;
                 }
-                Some(_) => {}
-                None => {
-                    self.end_orphans(supervisor).await;
+                First::Nothing => {
+                    self.end_orphans(begun.supervisor.take()).await;
                     let killed = "the process was killed before it could start";
                     return Err(match counts.until(self.limits.counts()) {
                         Hit { oom: true, .. } => Fail::of_limit(Limit::Oom, killed),
@@ -167,6 +161,7 @@ impl Launcher {
                 }
             }
         };
+        let Begun { ours, reports, commands, supervisor } = begun;
         let wanted = if request.log_bytes == 0 { limits::LOG_BYTES } else { request.log_bytes };
         let facts = Facts {
             id: request.id,
@@ -187,25 +182,65 @@ impl Launcher {
             process,
             control: reports,
             supervisor,
+            zygote: Arc::clone(&self.zygote),
             stdout: ours.stdout,
             stderr: ours.stderr,
             limits: Arc::clone(&self.limits),
         })
     }
 
+    /// Has a supervisor made and waits for the first that is heard of its process.
+    async fn begin(
+        &self,
+        request: &[u8],
+        cwd: OwnedFd,
+        account: &Account,
+        with_stdin: bool,
+    ) -> Result<(Begun, First)> {
+        let trouble = |errno| Fail::errno("starting a process", errno);
+        let (parts, (control, ours)) =
+            self.descriptors(request, cwd, account, with_stdin).map_err(trouble)?;
+        let sent = self.zygote.start(&parts).await;
+        // The process must be the only one to hold its ends, or the end of its output would never be seen.
+        drop(parts);
+        sent.map_err(|errno| {
+            Fail::internal(format!("this sandbox can start no more processes (its zygote is gone: {errno})"))
+        })?;
+        let (reports, commands) = control.into_split();
+        let mut begun = Begun { ours, reports, commands, supervisor: None };
+        loop {
+            match watcher::next(&mut begun.reports).await {
+                Some(Report::Forked { pid }) => {
+                    begun.supervisor = Supervised::new(&self.zygote, pid);
+                }
+                Some(Report::Started { pid }) => return Ok((begun, First::Started { pid })),
+                Some(Report::Failed { step, errno }) => {
+                    return Ok((begun, First::Failed { step, errno: Errno::from_raw_os_error(errno) }));
+                }
+                Some(_) => {}
+                None => return Ok((begun, First::Nothing)),
+            }
+        }
+    }
+
     /// Ends what a supervisor left behind when it was killed: nobody enforces its deadlines any more, and its processes are
-    /// now children of this one, as are no others but the zygote.
-    pub(super) async fn end_orphans(&self, supervisor: Option<Pid>) {
+    /// now children of this one, as are no others but the zygote, and supervisors whose zygote is gone.
+    pub(super) async fn end_orphans(&self, supervisor: Option<Supervised>) {
         let until = Instant::now() + ORPHANS;
         // Its descriptors are closed before its children are passed on.
-        while supervisor.is_some_and(|pid| signals::send(pid, 0).is_ok()) && Instant::now() < until {
-            tokio::time::sleep(ORPHANS_PAUSE).await;
-        }
-        let (me, zygote) = (rustix::process::getpid(), self.zygote.pid());
-        let orphans = move || killtree::descendants_except(me, Some(zygote));
-        while matches!(tokio::task::spawn_blocking(move || killtree::kill_all(orphans)).await, Ok(1..))
+        while supervisor.as_ref().is_some_and(|one| signals::send(one.pid(), 0).is_ok())
             && Instant::now() < until
         {
+            tokio::time::sleep(ORPHANS_PAUSE).await;
+        }
+        drop(supervisor);
+        loop {
+            let (me, zygote) = (rustix::process::getpid(), Arc::clone(&self.zygote));
+            let orphans = move || zygote.with_ours(|ours| killtree::descendants_except(me, ours));
+            let killed = tokio::task::spawn_blocking(move || killtree::kill_all(orphans)).await;
+            if !matches!(killed, Ok(1..)) || Instant::now() >= until {
+                return;
+            }
             tokio::time::sleep(ORPHANS_PAUSE).await;
         }
     }
@@ -255,7 +290,7 @@ impl Launcher {
         cwd: OwnedFd,
         account: &Account,
         with_stdin: bool,
-    ) -> Result<(Parts, Ours), Errno> {
+    ) -> Result<(Parts, (UnixStream, Ours)), Errno> {
         let mut file = File::from(memfd_create("request", MemfdFlags::CLOEXEC)?);
         file.write_all(request).map_err(|error| errno_of(&error))?;
         let (control, theirs) =
@@ -286,9 +321,23 @@ impl Launcher {
     }
 }
 
+/// A process that is being started.
+struct Begun {
+    ours: Ours,
+    reports: OwnedReadHalf,
+    commands: OwnedWriteHalf,
+    supervisor: Option<Supervised>,
+}
+
+/// The first that is heard of it.
+enum First {
+    Started { pid: i32 },
+    Failed { step: Step, errno: Errno },
+    Nothing,
+}
+
 /// Our ends of what a process gets.
 struct Ours {
-    control: UnixStream,
     stdin: Option<pipe::Sender>,
     stdout: pipe::Receiver,
     stderr: pipe::Receiver,
@@ -300,15 +349,15 @@ impl Ours {
         stdin: Option<OwnedFd>,
         stdout: OwnedFd,
         stderr: OwnedFd,
-    ) -> std::io::Result<Self> {
+    ) -> std::io::Result<(UnixStream, Self)> {
         let control = std::os::unix::net::UnixStream::from(control);
         control.set_nonblocking(true)?;
-        Ok(Self {
-            control: UnixStream::from_std(control)?,
+        let ours = Self {
             stdin: stdin.map(pipe::Sender::from_owned_fd).transpose()?,
             stdout: pipe::Receiver::from_owned_fd(stdout)?,
             stderr: pipe::Receiver::from_owned_fd(stderr)?,
-        })
+        };
+        Ok((UnixStream::from_std(control)?, ours))
     }
 }
 

@@ -1,8 +1,10 @@
 //! Listens to a supervisor until it leaves.
 
 use super::{Process, limits::Limits};
-use crate::supervisor::wire::{Ending, FRAME, Report};
-use rustix::process::Pid;
+use crate::{
+    supervisor::wire::{Ending, FRAME, Report},
+    zygote::{Supervised, Zygote},
+};
 use std::sync::Arc;
 use tokio::{io::AsyncReadExt, net::unix::OwnedReadHalf};
 
@@ -17,25 +19,25 @@ pub(super) async fn next(control: &mut OwnedReadHalf) -> Option<Report> {
 }
 
 /// How a supervisor left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Departure {
     /// With nothing left to do.
     Done,
-    /// Killed, with this process id as far as it is known.
-    Killed(Option<Pid>),
+    /// Killed; which it was, as far as it is known.
+    Killed(Option<Supervised>),
 }
 
 /// Keeps `process` up to date until its supervisor leaves.
 pub(super) async fn run(
     process: Arc<Process>,
     mut control: OwnedReadHalf,
-    mut supervisor: Option<Pid>,
+    mut supervisor: Option<Supervised>,
+    zygote: &Arc<Zygote>,
     limits: Arc<Limits>,
 ) -> Departure {
     let mut done = false;
     while let Some(report) = next(&mut control).await {
         match report {
-            Report::Forked { pid } => supervisor = Pid::from_raw(pid),
+            Report::Forked { pid } => supervisor = Supervised::new(zygote, pid),
             Report::Done => done = true,
             Report::Ended { ending, timed_out, ours } => {
                 let killed = matches!(ending, Ending::Signaled(libc::SIGKILL) | Ending::Exited(SHELL_KILLED));
