@@ -51,19 +51,25 @@ pub(super) struct Comparison {
     pub(super) goal: Option<Goal>,
 }
 
-/// How much better than another side ours is to be.
+/// What ours is to be.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Goal {
-    /// The other side.
-    pub(super) side: String,
-    /// The least ratio.
-    pub(super) at_least: f64,
+#[serde(rename_all = "snake_case")]
+pub(super) enum Goal {
+    /// So much better than another side.
+    Ratio {
+        /// The other side.
+        side: String,
+        /// The least ratio.
+        at_least: f64,
+    },
+    /// No more than this, in the comparison's unit.
+    AtMost(f64),
 }
 
 impl Goal {
     /// Ours is to be at least this much better than that side.
     pub(super) fn new(side: &str, at_least: f64) -> Self {
-        Self { side: side.to_owned(), at_least }
+        Self::Ratio { side: side.to_owned(), at_least }
     }
 }
 
@@ -77,14 +83,22 @@ impl Comparison {
 
     /// The line about the goal, if there is one. What was not measured is not reached.
     fn verdict(&self) -> Option<String> {
-        let Goal { side, at_least } = self.goal.as_ref()?;
-        let ratio = self.sides.iter().skip(1).find(|other| other.side == *side).map(|side| self.ratio(side));
-        let verdict = match ratio {
-            Some(ratio) if ratio >= *at_least => "reached",
-            Some(_) => "missed",
+        let word = |reached: Option<bool>| match reached {
+            Some(true) => "reached",
+            Some(false) => "missed",
             None => "not measured",
         };
-        Some(format!("goal: at least {at_least:.2} x against {side}: {verdict}"))
+        Some(match self.goal.as_ref()? {
+            Goal::Ratio { side, at_least } => {
+                let other = self.sides.iter().skip(1).find(|other| other.side == *side);
+                let reached = word(other.map(|other| self.ratio(other) >= *at_least));
+                format!("goal: at least {at_least:.2} x against {side}: {reached}")
+            }
+            Goal::AtMost(most) => {
+                let reached = word(self.sides.first().map(|ours| ours.quantile(0.5) <= *most));
+                format!("goal: at most {most:.2} {}: {reached}", self.unit)
+            }
+        })
     }
 }
 

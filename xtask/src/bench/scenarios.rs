@@ -2,10 +2,10 @@
 
 use super::{
     docker, rivals,
-    samples::{Comparison, Samples},
+    samples::{Comparison, Goal, Samples},
     server::Server,
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, future::LocalBoxFuture, stream};
 use std::{
     path::PathBuf,
@@ -29,6 +29,7 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "files", run: |binary, n| Box::pin(files(binary, n)) },
     Scenario { name: "stream", run: |binary, n| Box::pin(stream_output(binary, n)) },
     Scenario { name: "burst", run: |binary, _| Box::pin(burst(binary)) },
+    Scenario { name: "idle", run: |binary, _| Box::pin(idle(binary)) },
     Scenario { name: "recovery", run: |binary, _| Box::pin(recovery(binary)) },
     Scenario { name: "docker-exec", run: |binary, n| Box::pin(docker::exec(binary, n)) },
     Scenario { name: "docker-create", run: |binary, n| Box::pin(docker::create(binary, n)) },
@@ -93,9 +94,25 @@ pub(super) fn timed(command: Option<Command>, into: &mut Samples) -> Result<()> 
     Ok(())
 }
 
+/// Once with everything on that a default sandbox has, once without limits: what `bwrap` does.
 async fn create(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>> {
-    let server = Server::start(&binary).await?;
-    let (mut ours, mut bwrap) = (Samples::new("stacyvm native (API)"), Samples::new("bwrap --unshare-all"));
+    let (everything, destroy) = create_on(&Server::start(&binary).await?, samples).await?;
+    let none = ["MEMORY_MB", "VCPUS", "PIDS"].map(|limit| format!("STACYVM_DEFAULTS_{limit}"));
+    let mut settings: Vec<_> = none.iter().map(|name| (&**name, "0")).collect();
+    settings.push(("STACYVM_PROVIDERS_DEFAULT", "native"));
+    let (bare, _) = create_on(&Server::start_with(&binary, &settings).await?, samples).await?;
+    let goal = Some(Goal::new(BWRAP, 1.0));
+    Ok(vec![
+        compare("create → first output, all limits", "ms", false, everything),
+        Comparison { goal, ..compare("create → first output, no limits", "ms", false, bare) },
+        compare("destroy", "ms", false, vec![destroy]),
+    ])
+}
+
+const BWRAP: &str = "bwrap --unshare-all";
+
+async fn create_on(server: &Server, samples: usize) -> Result<(Vec<Samples>, Samples)> {
+    let (mut ours, mut bwrap) = (Samples::new("stacyvm native (API)"), Samples::new(BWRAP));
     let mut destroy = Samples::new("stacyvm native (API)");
     for _ in 0..samples {
         settle().await;
@@ -109,10 +126,7 @@ async fn create(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>> {
         settle().await;
         timed(rivals::bwrap(&["/bin/echo", "hi"]), &mut bwrap)?;
     }
-    Ok(vec![
-        compare("create → first output, all limits", "ms", false, vec![ours, bwrap]),
-        compare("destroy", "ms", false, vec![destroy]),
-    ])
+    Ok((vec![ours, bwrap], destroy))
 }
 
 async fn run_command(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>> {
@@ -237,6 +251,41 @@ async fn burst(binary: PathBuf) -> Result<Vec<Comparison>> {
         server.destroy(&id?).await?;
     }
     Ok(vec![compare("100 at once, all answered", "ms", false, vec![all])])
+}
+
+/// What a sandbox takes of the host's memory when nothing has happened in it for a while.
+async fn idle(binary: PathBuf) -> Result<Vec<Comparison>> {
+    const SANDBOXES: u32 = 200;
+    let server = Server::start(&binary).await?;
+    // What the first one brings along is not each one's.
+    let first = server.create().await?;
+    server.exec(&first, &["/bin/true"]).await?;
+    tokio::time::sleep(IDLE).await;
+    let before = available()?;
+    let mut ids = vec![first];
+    for _ in 0..SANDBOXES {
+        let id = server.create().await?;
+        server.exec(&id, &["/bin/true"]).await?;
+        ids.push(id);
+    }
+    tokio::time::sleep(IDLE).await;
+    let mut each = Samples::new("stacyvm native (API)");
+    each.values.push((before - available()?) / f64::from(SANDBOXES));
+    for id in ids {
+        server.destroy(&id).await?;
+    }
+    let comparison = compare("idle memory of each of 200", "MiB", false, vec![each]);
+    Ok(vec![Comparison { goal: Some(Goal::AtMost(1.0)), ..comparison }])
+}
+
+/// Until sandboxes and the kernel behind them have come to rest.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Memory that this host could give to somebody, in MiB.
+fn available() -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    let kib = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB"));
+    Ok(kib.context("no MemAvailable")?.parse::<f64>()? / 1024.0)
 }
 
 async fn recovery(binary: PathBuf) -> Result<Vec<Comparison>> {
