@@ -291,8 +291,7 @@ impl Shared {
                 );
             }
             forwarding::enable(forwarding::has_v6())?;
-            rules.batch().commit().map_err(filter)?;
-            let contents = table::contents(socket, &self.names).map_err(filter)?;
+            let contents = rules.write(socket).map_err(filter)?;
             guard.installed = Some(Installed { rules, contents, generation, proven: false });
         }
         guard.in_the_way = coexist::open(socket, &self.names).map_err(filter)?;

@@ -3,9 +3,11 @@
 use super::{
     names::{INTERFACES, Names},
     resolvers::is_blocked,
+    table,
 };
 use libc::c_int;
-use stacyvm_netlink::{Attributes, Batch, Prefix, Rule, Side, Verdict, attribute as a};
+use rustix::io::Errno;
+use stacyvm_netlink::{Attributes, Batch, Prefix, Rule, Side, Socket, Verdict, attribute as a};
 use std::net::IpAddr;
 
 /// Before connections are tracked and addresses translated.
@@ -27,6 +29,8 @@ const OF_ARRIVAL: c_int = 8;
 /// An answer that says "forbidden" in either family.
 const FORBIDDEN: (c_int, u8) = (2, 3);
 const DNS: u16 = 53;
+/// How often the rules are written when others change the packet filter meanwhile.
+const TRIES: u32 = 20;
 /// Words of a header of IPv4 without options.
 const HEADER_WORDS: u8 = 5;
 
@@ -45,6 +49,24 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
+    /// Writes them, in place of earlier ones, and returns what the kernel made of them, as [`table::contents`] does.
+    ///
+    /// # Errors
+    /// The kernel's; `AGAIN` if others change the packet filter all the time.
+    pub(crate) fn write(&self, socket: &Socket) -> Result<Vec<Vec<u8>>, Errno> {
+        for _ in 0..TRIES {
+            let before = table::generation(socket)?;
+            self.batch().commit()?;
+            let contents = table::contents(socket, &self.names)?;
+            // One change, which was ours: nobody has touched what was read. (Zero is left out of the count.)
+            let next = before.checked_add(1).unwrap_or(1);
+            if table::generation(socket)? == next {
+                return Ok(contents);
+            }
+        }
+        Err(Errno::AGAIN)
+    }
+
     /// The text, in place of an earlier one.
     pub(crate) fn batch(&self) -> Batch {
         let mut batch = Batch::new();

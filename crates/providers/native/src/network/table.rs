@@ -143,8 +143,9 @@ mod tests {
             let socket = socket().unwrap();
             let names = Names::of("x");
             let written = |rules: &Rules| {
-                rules.batch().commit().unwrap();
-                contents(&socket, &names).unwrap()
+                let written = rules.write(&socket).unwrap();
+                assert_eq!(contents(&socket, &names).unwrap(), written);
+                written
             };
             assert!(contents(&socket, &names).unwrap().is_empty());
             let first = written(&rules(&[], &["1.1.1.1"]));
