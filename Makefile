@@ -33,10 +33,13 @@ bench: build ## figures with ratios against other tools, in one run; starts the 
 openapi: ## regenerate openapi/v1.json
 	$(CARGO) run --quiet -p xtask -- openapi
 
+soak: setup ## 1,000 sandboxes with networks come and go; nothing may be left (slow)
+	STACYVM_TEST_CYCLES=500 $(CARGO) test -p stacyvm-provider-native --test network -- nothing_is_left_of_many
+
 leak-check: ## list everything of ours that this host still holds
 	$(CARGO) run --quiet -p xtask -- leak-check
 
 clean: ## remove build output
 	$(CARGO) clean
 
-.PHONY: help setup demo build test lint bench openapi leak-check clean
+.PHONY: help setup demo build test lint bench openapi soak leak-check clean

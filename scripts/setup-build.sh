@@ -19,6 +19,8 @@ need() { # command, package that brings it
 need cc gcc
 need curl curl
 need python3 python3
+need ip iproute2
+need setpriv util-linux
 
 # A toolchain that was installed a moment ago is not on PATH yet.
 [ -d "$HOME/.cargo/bin" ] && PATH="$HOME/.cargo/bin:$PATH"

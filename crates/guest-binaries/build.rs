@@ -43,7 +43,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let workspace = crate_dir.ancestors().nth(2).ok_or("this crate is not in a workspace")?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
 
-    for source in ["Cargo.toml", "Cargo.lock", "bin/stacyvm-agent", "bin/stacyvm-probe", "crates/guest"] {
+    let sources = [
+        "Cargo.toml",
+        "Cargo.lock",
+        "bin/stacyvm-agent",
+        "bin/stacyvm-probe",
+        "crates/guest",
+        "crates/netlink",
+    ];
+    for source in sources {
         watch(&workspace.join(source))?;
     }
     println!("cargo:rerun-if-changed=build.rs");

@@ -7,7 +7,7 @@ use crate::{
 use stacyvm_config::Config;
 use stacyvm_provider::{Provider, mock::MockProvider};
 use stacyvm_provider_docker::{DockerConfig, DockerProvider, Network, PullPolicy, Seccomp, Ulimit};
-use stacyvm_provider_native::{NativeConfig, NativeProvider, SpawnerCommand};
+use stacyvm_provider_native::{NativeConfig, NativeProvider, NetworkConfig, SpawnerCommand};
 use std::{
     collections::HashSet,
     ffi::OsString,
@@ -20,6 +20,8 @@ use std::{
 /// First argument of the native runtime's spawner, which is this program.
 pub(crate) const SPAWNER: &str = "internal-spawner";
 
+/// Networks of each kind that a server has ready for sandboxes to come.
+const READY: usize = 4;
 /// Largest agent that can be configured.
 const AGENT_BYTES: u64 = 64 << 20;
 /// Time for a provider to say whether it works; the contract allows it 5 s.
@@ -47,7 +49,11 @@ pub(crate) fn agent(path: Option<&Path>) -> Result<&'static [u8]> {
 ///
 /// `lock`: the lock that makes this the only control plane there; the spawner keeps it while it cleans up behind us.
 /// `run`: the directory of a run, for [`crate::scratch::Spawned`].
-/// `image_dirs`: see [`NativeConfig`].
+/// `image_dirs`, `network`: see [`NativeConfig`].
+#[expect(
+    clippy::too_many_arguments,
+    reason = "what differs between a server, a run and what an earlier run left"
+)]
 pub(crate) fn native(
     data_dir: &Path,
     installation_id: &str,
@@ -56,6 +62,7 @@ pub(crate) fn native(
     lock: Option<&Lock>,
     run: Option<&Path>,
     image_dirs: Vec<PathBuf>,
+    network: NetworkConfig,
 ) -> Result<NativeProvider> {
     let mut args = vec![OsString::from(SPAWNER)];
     args.extend(run.map(|directory| directory.as_os_str().to_owned()));
@@ -68,9 +75,22 @@ pub(crate) fn native(
         spawner: SpawnerCommand { program: "/proc/self/exe".into(), args },
         agent,
         image_dirs,
+        network,
         lock,
     };
     Ok(NativeProvider::start(config)?)
+}
+
+/// The native provider's networks, made when they are needed.
+pub(crate) fn network(config: &Config) -> NetworkConfig {
+    let network = config.providers.native_network.clone();
+    NetworkConfig {
+        mode: network.mode,
+        dns: network.dns,
+        blocked_addresses: network.blocked_addresses,
+        address_pool: network.address_pool,
+        ready: 0,
+    }
 }
 
 /// Every provider that is enabled, in the order in which `auto` tries them. `in_use`: those that stored sandboxes are of.
@@ -104,6 +124,7 @@ pub(crate) async fn enabled(
             Some(lock),
             None,
             config.providers.native_image_dirs.clone(),
+            NetworkConfig { ready: READY, ..network(config) },
         )?));
     }
     if config.providers.mock {

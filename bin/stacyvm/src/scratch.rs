@@ -94,6 +94,7 @@ impl Scratch {
                 None,
                 None,
                 Vec::new(),
+                stacyvm_provider_native::NetworkConfig::default(),
             )?;
             for sandbox in native.list().await? {
                 native.destroy(&sandbox.id).await?;

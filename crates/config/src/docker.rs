@@ -126,16 +126,22 @@ pub(crate) fn check(settings: &Settings, problems: &mut Vec<Problem>, warnings: 
             problem("providers.docker.tmpfs", what, "use an absolute path outside /.stacyvm");
         }
     }
-    for prefix in settings.list("providers.docker.blocked_addresses") {
-        if !is_prefix(&prefix) {
+    let prefixes = [
+        "providers.docker.blocked_addresses",
+        "providers.native.blocked_addresses",
+        "providers.native.address_pool",
+    ];
+    for name in prefixes {
+        for prefix in settings.list(name).into_iter().filter(|prefix| !is_prefix(prefix)) {
             let what = format!("holds \"{}\", which is no address", excerpt(&prefix));
-            problem("providers.docker.blocked_addresses", what, "write 203.0.113.7 or 2001:db8::/32");
+            problem(name, what, "write 203.0.113.7 or 2001:db8::/32");
         }
     }
-    for resolver in settings.list("providers.docker.dns") {
-        if resolver.parse::<std::net::IpAddr>().is_err() {
+    for name in ["providers.docker.dns", "providers.native.dns"] {
+        let is_address = |text: &String| text.parse::<std::net::IpAddr>().is_ok();
+        for resolver in settings.list(name).into_iter().filter(|text| !is_address(text)) {
             let what = format!("holds \"{}\", which is no address", excerpt(&resolver));
-            problem("providers.docker.dns", what, "write the address of a resolver, as in 1.1.1.1");
+            problem(name, what, "write the address of a resolver, as in 1.1.1.1");
         }
     }
     let text = settings.text("providers.docker.user");

@@ -10,6 +10,7 @@ const OVERFLOW: Kind = Kind::Choice(&["reject", "queue"]);
 const KEY_BY: Kind = Kind::Choice(&["owner", "api_key", "ip"]);
 const ORPHANS: Kind = Kind::Choice(&["remove", "keep"]);
 const PULL: Kind = Kind::Choice(&["always", "missing", "never"]);
+const NETWORK: Kind = Kind::Choice(&["none", "internet", "nat"]);
 const DRIVER: Kind = Kind::Choice(&["sqlite", "sqlite3", "postgres", "postgresql"]);
 const LEVEL: Kind = Kind::Choice(&["trace", "debug", "info", "warn", "error", "fatal", "panic", "disabled"]);
 const FORMAT: Kind = Kind::Choice(&["json", "pretty"]);
@@ -62,6 +63,10 @@ pub static KEYS: &[Key] = &[
     key("providers.orphans", ORPHANS, "remove", Live, "What becomes of sandboxes of this installation that a runtime holds and the database does not know."),
     key("providers.native.enabled", Bool, "true", Live, "Sandboxes made of this host's namespaces and cgroups; needs Linux and root."),
     key("providers.native.image_dirs", List, "", Live, "Absolute directories; they and those below them may be named as images, and every file in them is read as root."),
+    key("providers.native.network_mode", NETWORK, "none", Live, "Network of sandboxes that name none: none, or internet (nat means the same): no private or metadata address, no host, no other sandbox."),
+    key("providers.native.dns", List, "", Live, "Resolvers with the network internet; empty: the host's as far as they are public, else public ones. A private one can be asked, and may tell private names."),
+    key("providers.native.blocked_addresses", List, "", Live, "What the network internet blocks beside private, link-local, metadata and this host's addresses and neighbours."),
+    key("providers.native.address_pool", List, "", Live, "A prefix of IPv4 and one of IPv6 from which sandboxes get addresses; empty: private ones that this host has no route to."),
     key("providers.mock.enabled", Bool, "false", Live, "Test provider: no isolation at all, commands run on the host."),
     key("providers.docker.enabled", Bool, "true", Live, "Sandboxes as containers of a Docker daemon. Unless set, only where there is one when the server starts."),
     key("providers.docker.socket", Text, "", Live, "URL or path of the daemon's socket; empty: DOCKER_HOST, else /var/run/docker.sock."),

@@ -55,10 +55,25 @@ pub struct Providers {
     pub native: bool,
     /// Directories that may be images of `native`, with those below them.
     pub native_image_dirs: Vec<PathBuf>,
+    /// Networks of `native`.
+    pub native_network: NativeNetwork,
     /// `mock` is on.
     pub mock: bool,
     /// The docker provider.
     pub docker: Docker,
+}
+
+/// Networks of the native provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NativeNetwork {
+    /// Network of sandboxes that name none: `none`, `internet`, or `nat` for the latter.
+    pub mode: String,
+    /// Resolvers.
+    pub dns: Vec<String>,
+    /// What `internet` blocks beside the usual.
+    pub blocked_addresses: Vec<String>,
+    /// Prefixes of addresses of sandboxes.
+    pub address_pool: Vec<String>,
 }
 
 impl Providers {
@@ -213,6 +228,12 @@ impl Config {
                     .into_iter()
                     .map(PathBuf::from)
                     .collect(),
+                native_network: NativeNetwork {
+                    mode: settings.text("providers.native.network_mode").to_owned(),
+                    dns: settings.list("providers.native.dns"),
+                    blocked_addresses: settings.list("providers.native.blocked_addresses"),
+                    address_pool: settings.list("providers.native.address_pool"),
+                },
                 mock: settings.bool("providers.mock.enabled"),
                 docker: Docker::new(settings, cwd),
             },

@@ -111,6 +111,7 @@ impl Context {
             pids: 128,
             ephemeral: false,
             runtime: None,
+            network: None,
             metadata: BTreeMap::from([("suite".to_owned(), "conformance".to_owned())]),
         }
     }

@@ -15,6 +15,7 @@ fn spec(image: &str) -> SandboxSpec {
         pids: 0,
         ephemeral: false,
         runtime: None,
+        network: None,
         metadata: BTreeMap::new(),
     }
 }

@@ -22,7 +22,7 @@ const VCPUS: i64 = 1024;
 const TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const IMAGE_BYTES: usize = 1024;
 const OWNER_CHARS: usize = 128;
-const RUNTIME_BYTES: usize = 64;
+const NAME_BYTES: usize = 64;
 const LABELS: usize = 64;
 const LABEL_BYTES: usize = 16 << 10;
 const KEY_BYTES: usize = 255;
@@ -53,7 +53,8 @@ impl Plan {
             vcpus: number("vcpus", request.vcpus, defaults.vcpus, VCPUS)?,
             pids: defaults.pids,
             ephemeral: request.ephemeral,
-            runtime: runtime(request.runtime.as_deref())?,
+            runtime: name("runtime", request.runtime.as_deref())?,
+            network: name("network_mode", request.network.as_deref())?,
             metadata: request.metadata.clone(),
         };
         if spec.image.len() > IMAGE_BYTES || spec.image.chars().any(char::is_control) {
@@ -83,11 +84,13 @@ impl Plan {
 
 /// # Errors
 /// `BadRequest` for what cannot be a name.
-fn runtime(given: Option<&str>) -> Result<Option<String>> {
+fn name(field: &str, given: Option<&str>) -> Result<Option<String>> {
     let Some(name) = given.map(str::trim).filter(|name| !name.is_empty()) else { return Ok(None) };
     let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-    if name.len() > RUNTIME_BYTES || !name.bytes().all(legal) {
-        return Err(Error::bad_request("runtime must be at most 64 letters, digits, '.', '_' or '-'"));
+    if name.len() > NAME_BYTES || !name.bytes().all(legal) {
+        return Err(Error::bad_request(format!(
+            "{field} must be at most 64 letters, digits, '.', '_' or '-'"
+        )));
     }
     Ok(Some(name.to_owned()))
 }
@@ -166,6 +169,7 @@ fn fingerprint(request: &CreateRequest) -> String {
     ];
     // What came later is added only where it is used: digests that are stored stay what they are.
     parts.extend(request.runtime.as_ref().map(|runtime| serde_json::json!({ "runtime": runtime })));
+    parts.extend(request.network.as_ref().map(|network| serde_json::json!({ "network": network })));
     let parts = serde_json::Value::from(parts);
     let digest = Sha256::digest(parts.to_string());
     digest.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -101,10 +101,12 @@ impl Engine {
         {
             plan.provider = name;
         }
-        if self.core.providers.get(&plan.provider).is_none() {
+        let Some(slot) = self.core.providers.get(&plan.provider) else {
             let shown: String = plan.provider.chars().take(64).collect();
             return Err(Error::not_found(format!("provider not found: {shown}")));
-        }
+        };
+        // The default is written down, so that it stays what it was when the sandbox was made.
+        plan.spec.network = slot.provider.network(plan.spec.network.as_deref())?;
         Ok(plan)
     }
 

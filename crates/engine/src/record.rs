@@ -73,6 +73,7 @@ impl From<SandboxRecord> for Sandbox {
             image: record.spec.image,
             memory_mb: record.spec.memory_mb,
             vcpus: record.spec.vcpus,
+            network_mode: record.spec.network,
             created_at: record.created_at,
             expires_at: record.expires_at,
             owner_id: record.owner,

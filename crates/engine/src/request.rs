@@ -13,6 +13,8 @@ pub struct CreateRequest {
     pub provider: Option<String>,
     /// What isolates it, where the provider offers a choice; empty: the provider's default.
     pub runtime: Option<String>,
+    /// Its network, where the provider offers a choice; empty: the provider's default.
+    pub network: Option<String>,
     /// Memory limit in MiB; 0: the default. Negative values and more than 16 TiB are refused.
     pub memory_mb: Option<i64>,
     /// Processor limit; 0: the default. Negative values and more than 1024 are refused.

@@ -26,6 +26,15 @@ pub trait Provider: Send + Sync + 'static {
     /// What it can do. Constant for the life of the value.
     fn capabilities(&self) -> Capabilities;
 
+    /// The network of a sandbox that asks for this one, or for none in particular: its name in `SandboxSpec::network` and in
+    /// the API; `None` where the provider has nothing to say about networks. Asks nobody.
+    ///
+    /// # Errors
+    /// `InvalidArgument` or `Unsupported`, with what to ask for instead.
+    fn network(&self, asked: Option<&str>) -> Result<Option<String>> {
+        crate::spec::refuse_network(asked, self.name()).map(|()| None)
+    }
+
     /// Whether `image` is a name of the kind that it takes. Says nothing about whether such an image exists, and asks nobody:
     /// it is how a sandbox finds its provider when none is named.
     fn offers(&self, image: &str) -> bool {

@@ -70,6 +70,9 @@ pub struct SandboxSpec {
     /// What isolates it, where the provider offers a choice (`runc`, `runsc`, …); `None`: the provider's default.
     #[serde(default)]
     pub runtime: Option<String>,
+    /// Its network, where the provider offers a choice (`none`, `internet`); `None`: the provider's default.
+    #[serde(default)]
+    pub network: Option<String>,
     /// The caller's labels; runtimes with labels of their own carry them.
     #[serde(default)]
     pub metadata: BTreeMap<String, String>,
@@ -87,6 +90,24 @@ impl SandboxSpec {
                 "provider {provider} has no runtime {name}, and no choice of runtimes: leave it out, or use the provider docker"
             ))),
         }
+    }
+
+    /// For providers that have one network.
+    ///
+    /// # Errors
+    /// `Unsupported` if any is asked for.
+    pub fn refuse_network(&self, provider: &str) -> crate::Result<()> {
+        refuse_network(self.network.as_deref(), provider)
+    }
+}
+
+/// For providers that have one network: whatever is `asked` for is `Unsupported`.
+pub(crate) fn refuse_network(asked: Option<&str>, provider: &str) -> crate::Result<()> {
+    match asked {
+        None => Ok(()),
+        Some(name) => Err(crate::Error::unsupported(format!(
+            "provider {provider} has no network {name}, and no choice of networks: leave network_mode out, or use the provider native or docker"
+        ))),
     }
 }
 

@@ -1,7 +1,12 @@
 //! The leak checker: everything of ours that a host holds, by kind. What is new after a test is a leak.
 //!
 //! It looks at the host and not at our own records: processes (agents, spawners, and whatever still lives in a sandbox's
-//! mounts or cgroups), mounts, cgroups, sockets, and directories in the system's place for temporary files.
+//! mounts or cgroups), mounts, cgroups, sockets, interfaces and rules of the packet filter in this network namespace, and
+//! directories in the system's place for temporary files.
+//!
+//! An installation's table of the packet filter is there for as long as one of its sandboxes has a network, and a moment
+//! longer: until the spawner of a server that has stopped is done. Sandboxes of servers that stopped are leaks to be told of
+//! here, so a table is one, too.
 
 use anyhow::{Result, ensure};
 use std::{
@@ -15,8 +20,8 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Part of every path below which sandboxes keep their writable layers.
 const SANDBOXES: &str = "/sandboxes/sb-";
-/// Start of the name of every cgroup of ours, with its separator.
-const CGROUP: &str = "stacyvm-";
+/// Start of the name of every cgroup and table of ours, with its separator.
+const PREFIX: &str = "stacyvm-";
 
 /// What a host held before a test.
 #[derive(Debug)]
@@ -59,6 +64,8 @@ pub fn holdings() -> BTreeSet<String> {
     lines_with("/proc/self/mountinfo", SANDBOXES, "mount", &mut found);
     lines_with("/proc/net/unix", "agent.sock", "socket", &mut found);
     cgroups(Path::new("/sys/fs/cgroup"), 0, &mut found);
+    interfaces(&mut found);
+    rules(&mut found);
     sandbox_directories(&mut found);
     found
 }
@@ -81,7 +88,7 @@ fn processes(found: &mut BTreeSet<String>) {
         let program = command.split(' ').next().unwrap_or_default();
         let ours = program.ends_with("stacyvm-agent")
             || command.contains("internal-spawner")
-            || String::from_utf8_lossy(&read("cgroup")).contains(&format!("/{CGROUP}"))
+            || String::from_utf8_lossy(&read("cgroup")).contains(&format!("/{PREFIX}"))
             || String::from_utf8_lossy(&read("mountinfo")).contains(SANDBOXES);
         if ours {
             found.insert(format!("process {pid}: {}", command.trim()));
@@ -94,6 +101,38 @@ fn lines_with(file: &str, text: &str, kind: &str, found: &mut BTreeSet<String>) 
     found.extend(content.lines().filter(|line| line.contains(text)).map(|line| format!("{kind}: {line}")));
 }
 
+/// Host ends of sandboxes' interfaces.
+fn interfaces(found: &mut BTreeSet<String>) {
+    let text = fs::read_to_string("/proc/net/dev").unwrap_or_default();
+    let names = text.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim());
+    found.extend(names.filter(|name| name.starts_with("sv-")).map(|name| format!("interface: {name}")));
+}
+
+/// Tables of installations, and rules of theirs in tables of others. A kernel without a packet filter has neither, and who may
+/// not look cannot have made any.
+fn rules(found: &mut BTreeSet<String>) {
+    use stacyvm_netlink::{Answer, Socket, attribute, attributes};
+    let Ok(socket) = Socket::open(Some(rustix::net::netlink::NETFILTER)) else { return };
+    let list = |message: libc::c_int| {
+        let kind = (libc::NFNL_SUBSYS_NFTABLES << 8 | message) as u16;
+        socket.list(kind, &[0; 4], |_| {}).unwrap_or_default()
+    };
+    let text = |answer: &Answer, wanted: u16| {
+        let mut all = attributes(answer.body.get(4..).unwrap_or_default());
+        let value = all.find(|(kind, _)| *kind == wanted).map(|(_, value)| value).unwrap_or_default();
+        String::from_utf8_lossy(value).trim_matches(|c: char| c.is_control()).to_owned()
+    };
+    let tables = list(libc::NFT_MSG_GETTABLE);
+    let names = tables.iter().map(|table| text(table, attribute::TABLE_NAME));
+    found.extend(names.filter(|name| name.starts_with(PREFIX)).map(|name| format!("table: {name}")));
+    for rule in list(libc::NFT_MSG_GETRULE) {
+        let (table, comment) = (text(&rule, attribute::RULE_TABLE), text(&rule, attribute::RULE_USERDATA));
+        if comment.starts_with(PREFIX) {
+            found.insert(format!("rule: of {comment} in {table}"));
+        }
+    }
+}
+
 /// Cgroups of ours, at most five levels down: below that they are inside one that is listed already.
 fn cgroups(directory: &Path, depth: usize, found: &mut BTreeSet<String>) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -101,7 +140,7 @@ fn cgroups(directory: &Path, depth: usize, found: &mut BTreeSet<String>) {
             continue;
         }
         let path = entry.path();
-        let ours = entry.file_name().to_string_lossy().starts_with(CGROUP);
+        let ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
         if ours {
             // The installation's own directory may stay; a sandbox below it may not.
             for sandbox in fs::read_dir(&path).into_iter().flatten().flatten() {

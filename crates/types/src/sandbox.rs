@@ -87,6 +87,9 @@ pub struct Sandbox {
     pub memory_mb: u32,
     /// Processor limit; 0: none.
     pub vcpus: u32,
+    /// Its network (`none`, `internet`, …), as far as the provider says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_mode: Option<String>,
     /// When it was asked for.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
@@ -126,6 +129,9 @@ pub struct CreateSandbox {
     /// What isolates it, where the provider offers a choice (`runc`, `runsc`, …); default: the provider's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<String>,
+    /// Network, where the provider offers a choice (`none`, `internet`); default: `network_mode` of the provider.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_mode: Option<String>,
     /// Memory limit in MiB; default: `defaults.memory_mb`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mb: Option<i64>,

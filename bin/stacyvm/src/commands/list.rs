@@ -78,6 +78,7 @@ mod tests {
             image: "host".into(),
             memory_mb: 1,
             vcpus: 1,
+            network_mode: None,
             created_at: "2026-05-04T10:30:00.5Z".parse().unwrap(),
             expires_at: "2026-05-05T11:00:00Z".parse().unwrap(),
             owner_id: String::new(),

@@ -32,6 +32,9 @@ pub(crate) struct Spawn {
     /// What isolates it, where the provider offers a choice: runc, runsc, …
     #[arg(long, value_name = "NAME")]
     runtime: Option<String>,
+    /// Its network, where the provider offers a choice: none, internet
+    #[arg(long, value_name = "NAME")]
+    network: Option<String>,
     /// Processor limit
     #[arg(long, visible_alias = "cpus", value_name = "N", value_parser = parse::processors)]
     vcpus: Option<i64>,
@@ -47,6 +50,7 @@ impl Spawn {
             image: self.image.clone(),
             provider: self.provider.clone(),
             runtime: self.runtime.clone(),
+            network_mode: self.network.clone(),
             memory_mb: self.memory,
             vcpus: self.vcpus,
             ttl: self.ttl.map(|ttl| ttl.to_string()),

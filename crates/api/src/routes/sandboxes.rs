@@ -231,6 +231,7 @@ fn create_request(body: CreateSandbox, caller: Option<String>) -> Result<CreateR
         image: body.image,
         provider: body.provider,
         runtime: body.runtime,
+        network: body.network_mode,
         memory_mb: body.memory_mb,
         vcpus: body.vcpus,
         ttl: ttl(body.ttl.as_deref())?,

@@ -208,6 +208,18 @@ async fn a_failed_create_gives_its_slot_back() {
     engine.create(request()).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_network_that_the_provider_does_not_have_is_refused_before_anything_is_made() {
+    let (engine, _store, fake) = fresh(config()).await;
+    let network = |name: &str| CreateRequest { network: Some(name.into()), ..request() };
+    assert_code(engine.create(network("internet")).await, ErrorCode::Unsupported);
+    assert_code(engine.create(network("a b")).await, ErrorCode::BadRequest);
+    assert_eq!(fake.count(Op::Create), 0);
+    assert_eq!(engine.list(ListFilter::default()).await.unwrap(), []);
+    // As with everything: blank is the default.
+    assert_eq!(engine.create(network(" ")).await.unwrap().spec.network, None);
+}
+
 fn keyed(key: &str) -> CreateRequest {
     CreateRequest { idempotency_key: Some(key.into()), owner: Some("o".into()), ..request() }
 }

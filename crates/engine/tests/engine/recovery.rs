@@ -22,6 +22,7 @@ fn row(state: SandboxState) -> SandboxRow {
         pids: 1,
         ephemeral: false,
         runtime: None,
+        network: None,
         metadata: BTreeMap::new(),
     };
     SandboxRow {

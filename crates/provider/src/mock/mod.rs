@@ -197,6 +197,7 @@ impl Provider for MockProvider {
 
     async fn create(&self, id: &SandboxId, spec: &SandboxSpec) -> Result<Created> {
         spec.refuse_runtime(self.name())?;
+        spec.refuse_network(self.name())?;
         if spec.image.is_empty() {
             return Err(Error::invalid_argument("the image has no name"));
         }

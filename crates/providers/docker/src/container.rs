@@ -62,7 +62,9 @@ pub(crate) struct Blueprint<'a> {
     pub(crate) root_user: bool,
     /// Its agent is reached over bridges.
     pub(crate) bridged: bool,
-    /// Name or id of the network, as the daemon knows it.
+    /// Which network it is to have.
+    pub(crate) kind: Network,
+    /// Name or id of that, as the daemon knows it.
     pub(crate) network: String,
     /// What the agent blocks on the network `internet`, which is restricted; `None` on others, which are not.
     pub(crate) blocked: Option<String>,
@@ -142,7 +144,7 @@ impl Blueprint<'_> {
             labels.insert("stacyvm.metadata".to_owned(), json);
         }
         let domain = &self.config.preview_domain;
-        if !domain.is_empty() && self.config.network != Network::None {
+        if !domain.is_empty() && self.kind != Network::None {
             let name = format!("{}-{PREVIEW_PORT}", self.id);
             let host = format!("{PREVIEW_PORT}-{}.{domain}", self.id);
             labels.insert("traefik.enable".to_owned(), "true".to_owned());
@@ -163,7 +165,7 @@ impl Blueprint<'_> {
         HostConfig {
             runtime: Some(self.runtime.to_owned()),
             network_mode: Some(self.network.clone()),
-            dns: Some(network::resolvers(self.config)).filter(|list| !list.is_empty()),
+            dns: Some(network::resolvers(self.config, &self.kind)).filter(|list| !list.is_empty()),
             memory: Some(memory),
             // The same for both: no swap on top.
             memory_swap: (memory > 0).then_some(memory),
@@ -297,6 +299,7 @@ pub(crate) mod tests {
             pids: 100,
             ephemeral: false,
             runtime: None,
+            network: None,
             metadata: BTreeMap::from([("k".to_owned(), "v".to_owned())]),
         }
     }
@@ -311,6 +314,7 @@ pub(crate) mod tests {
             family,
             root_user: false,
             bridged: true,
+            kind: config.network.clone(),
             network: config.network.to_string(),
             blocked: (config.network == Network::Internet).then(|| "203.0.113.7".to_owned()),
             image_labels: vec!["stacyvm.role".to_owned(), "traefik.http.routers.x.rule".to_owned()],

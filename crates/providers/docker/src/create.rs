@@ -112,6 +112,7 @@ impl Inner {
     ) -> Result<()> {
         self.volume.ensure(client, &spec.image).await?;
         let family = Family::of(runtime, Some(info));
+        let network = network::chosen(&self.config, spec.network.as_deref())?;
         let blueprint = Blueprint {
             config: &self.config,
             id,
@@ -120,9 +121,10 @@ impl Inner {
             family,
             bridged: self.is_bridged(family, info),
             root_user: !family.shares_kernel() || runtime::remaps_users(info),
-            network: network::resolve(client, &self.config, &self.network_turn).await?,
-            blocked: (self.config.network == Network::Internet)
+            network: network::resolve(client, &self.config, &network, &self.network_turn).await?,
+            blocked: (network == Network::Internet)
                 .then(|| network::blocked(&self.config, self.daemon.is_here())),
+            kind: network,
             image_labels: image::labels(image),
             user: self.config.user.or_else(|| image::user(image)).unwrap_or(USER),
             agent_volume: self.volume.mount(),

@@ -23,21 +23,44 @@ use bollard::{
     models::NetworkCreateRequest,
     query_parameters::{InspectNetworkOptions, ListNetworksOptions},
 };
+use stacyvm_netlink::PUBLIC_RESOLVERS;
 use stacyvm_provider::{Error, Result};
 use std::{collections::HashMap, fs, net::IpAddr};
 use tokio::sync::Mutex;
 
-/// Resolvers where none are configured and the host's own may be private, and so out of reach.
-const PUBLIC_RESOLVERS: [&str; 2] = ["1.1.1.1", "9.9.9.9"];
 /// Value of [`ROLE`] on networks that are restricted to the internet.
 const INTERNET: &str = "internet";
+
+/// The network of a sandbox that asks for this one, or for none in particular.
+///
+/// # Errors
+/// `InvalidArgument` for what an operator did not choose.
+pub(crate) fn chosen(config: &DockerConfig, asked: Option<&str>) -> Result<Network> {
+    let Some(asked) = asked else { return Ok(config.network.clone()) };
+    let network = Network::from(asked);
+    if network == Network::None || network == config.network {
+        return Ok(network);
+    }
+    let configured = match &config.network {
+        Network::None => String::new(),
+        other => format!("{other} or "),
+    };
+    Err(Error::invalid_argument(format!(
+        "the network {network} is not allowed here: use {configured}none, or set providers.docker.network_mode to it"
+    )))
+}
 
 /// The network's name or id for the daemon, made if it is ours to make. `turn` is that of all callers.
 ///
 /// # Errors
 /// `Unavailable` with the fix if it does not exist.
-pub(crate) async fn resolve(client: &Docker, config: &DockerConfig, turn: &Mutex<()>) -> Result<String> {
-    match &config.network {
+pub(crate) async fn resolve(
+    client: &Docker,
+    config: &DockerConfig,
+    network: &Network,
+    turn: &Mutex<()>,
+) -> Result<String> {
+    match network {
         Network::None => return Ok("none".to_owned()),
         Network::Named(name) => match exists(client, name).await? {
             true => return Ok(name.clone()),
@@ -106,9 +129,9 @@ pub(crate) fn missing(name: &str) -> String {
     )
 }
 
-/// Resolvers of sandboxes.
-pub(crate) fn resolvers(config: &DockerConfig) -> Vec<String> {
-    if config.network == Network::Internet && config.dns.is_empty() {
+/// Resolvers of sandboxes with this network.
+pub(crate) fn resolvers(config: &DockerConfig, network: &Network) -> Vec<String> {
+    if *network == Network::Internet && config.dns.is_empty() {
         return PUBLIC_RESOLVERS.map(str::to_owned).to_vec();
     }
     config.dns.clone()
@@ -160,6 +183,20 @@ fn local_v6(table: &str) -> impl Iterator<Item = IpAddr> + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sandbox_may_have_no_network_or_the_one_that_is_configured() {
+        let with =
+            |network: &str| DockerConfig { network: network.into(), ..crate::container::tests::config() };
+        let internet = with("internet");
+        assert_eq!(chosen(&internet, None).unwrap(), Network::Internet);
+        assert_eq!(chosen(&internet, Some("internet")).unwrap(), Network::Internet);
+        assert_eq!(chosen(&internet, Some("none")).unwrap(), Network::None);
+        for (config, asked) in [(internet, "bridge"), (with("none"), "internet"), (with("web"), "host")] {
+            let error = chosen(&config, Some(asked)).unwrap_err();
+            assert!(error.message().contains("providers.docker.network_mode"), "{}", error.message());
+        }
+    }
 
     #[test]
     fn this_hosts_addresses_are_found() {

@@ -5,7 +5,7 @@ use crate::{
     config::DockerConfig,
     daemon::Daemon,
     failure::{failed, is_conflict, is_internal, is_missing},
-    health,
+    health, network,
     pull::Pulls,
     reference,
     runtime::{self, Family},
@@ -318,6 +318,10 @@ impl Provider for DockerProvider {
 
     fn offers(&self, image: &str) -> bool {
         reference::check(image).is_ok()
+    }
+
+    fn network(&self, asked: Option<&str>) -> Result<Option<String>> {
+        network::chosen(&self.inner.config, asked).map(|network| Some(network.to_string()))
     }
 
     async fn health(&self) -> Health {

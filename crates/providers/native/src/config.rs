@@ -1,5 +1,6 @@
 //! What the provider is told when it is made.
 
+use crate::network::NetworkConfig;
 use std::{ffi::OsString, path::PathBuf};
 
 /// How to start the spawner: a program that calls [`crate::spawner_main`] before anything else.
@@ -27,6 +28,8 @@ pub struct NativeConfig {
     /// Directories of the host that may be images, with those below them; `/` allows any. Whoever may create sandboxes reads
     /// everything in them as root.
     pub image_dirs: Vec<PathBuf>,
+    /// Networks of sandboxes.
+    pub network: NetworkConfig,
     /// The lock that makes this the only control plane of `data_dir`, as an open file. The spawner keeps it while it
     /// cleans up behind a server that died, so whoever takes it next finds nothing half cleaned. With it, sandboxes
     /// marked ephemeral that an earlier control plane left are removed at start; without it, other control planes may

@@ -14,6 +14,7 @@ use crate::{
     failure::{Doing, Failure},
     image::Image,
     layout::{self, Layout, make_private_dir, open_dir},
+    network::Network,
     process::{self, Identity},
     record::{State, write_spec, write_state},
     rights,
@@ -28,7 +29,7 @@ use rustix::{
     pipe::{PipeFlags, pipe_with},
 };
 use stacyvm_fault::{Point, hit};
-use stacyvm_provider::{SandboxId, SandboxSpec};
+use stacyvm_provider::{Error, SandboxId, SandboxSpec};
 use std::{
     fs::{self, File},
     io::{self, Read},
@@ -40,6 +41,7 @@ pub(crate) struct Maker<'a> {
     pub(crate) layout: &'a Layout,
     pub(crate) cgroups: &'a cgroup::Host,
     pub(crate) spawner: &'a Spawner,
+    pub(crate) network: &'a Network,
     pub(crate) installation_id: &'a str,
 }
 
@@ -60,6 +62,7 @@ struct Handed<'fd> {
     memory_events: Option<BorrowedFd<'fd>>,
     user_namespace: Option<BorrowedFd<'fd>>,
     pids_events: Option<BorrowedFd<'fd>>,
+    network: Option<BorrowedFd<'fd>>,
 }
 
 impl Maker<'_> {
@@ -72,7 +75,7 @@ impl Maker<'_> {
         spec: &SandboxSpec,
         image: &Image,
         user_namespace: Option<&UserNamespace>,
-    ) -> Result<Made, Failure> {
+    ) -> Result<Made, Error> {
         let directory = self.layout.sandbox(id);
         make_private_dir(&directory, false)?;
         write_spec(&directory, spec)?;
@@ -95,6 +98,8 @@ impl Maker<'_> {
         let groups = self.make_cgroups(id, limits)?;
         hit(Point::NativeCgroupMade);
 
+        // Behind the specification, which says that the rules are needed.
+        let network = self.network.give(spec.network.as_deref())?;
         let target = groups.open_clone_target()?;
         let memory_events = groups.open_memory_events()?;
         let pids_events = groups.open_pids_events();
@@ -116,6 +121,8 @@ impl Maker<'_> {
             clones_into_cgroup: target.is_some(),
             has_memory_events: memory_events.is_some(),
             has_pids_events: pids_events.is_some(),
+            has_network: network.namespace.is_some(),
+            resolv_conf: network.resolv_conf,
         };
         let (child, go, status) = self.clone_child(
             &setup,
@@ -127,19 +134,26 @@ impl Maker<'_> {
                 memory_events: memory_events.as_ref().map(AsFd::as_fd),
                 user_namespace: user_namespace.map(AsFd::as_fd),
                 pids_events: pids_events.as_ref().map(AsFd::as_fd),
+                network: network.namespace.as_ref().map(AsFd::as_fd),
             },
         )?;
         hit(Point::NativeCloned);
 
         let process = identify(&child, &status)?;
-        let state = State { process, cgroups: groups, lower: image.lower.clone(), ids: setup.ids };
+        let state = State {
+            process,
+            cgroups: groups,
+            lower: image.lower.clone(),
+            ids: setup.ids,
+            network: network.attachment,
+        };
         write_state(&directory, &state)?;
         hit(Point::NativeRecorded);
 
         // A child that has failed and ended reports that itself.
         match rustix::io::write(&go, b"g") {
             Ok(_) | Err(rustix::io::Errno::PIPE) => {}
-            Err(e) => return Err(e).doing(|| "let the first process go on".to_owned()),
+            Err(e) => return Ok(Err(e).doing(|| "let the first process go on".to_owned())?),
         }
         hit(Point::NativeReleased);
         Ok(Made { state, pidfd: child.pidfd, status })
@@ -178,6 +192,7 @@ impl Maker<'_> {
                 memory_events: handed.memory_events,
                 user_namespace: handed.user_namespace,
                 pids_events: handed.pids_events,
+                network: handed.network,
             };
             if let Ok(answer) = self.spawner.clone_child(setup.clone(), &fds) {
                 return answer.map(|child| (child, go_write, status_read));

@@ -8,6 +8,7 @@ use crate::{
     cgroup::{self, Freezer},
     failure::{Doing, Failure},
     layout::Layout,
+    network,
     process::{self, Identity},
     record::Record,
     remove::remove_tree,
@@ -47,6 +48,9 @@ pub(crate) fn destroy(layout: &Layout, cgroups: &cgroup::Host, id: &SandboxId) -
         unrecorded.kill();
         unrecorded.remove(LET_GO)?;
         cgroups.remove_if_empty();
+        if let Some(attachment) = record.state.as_ref().and_then(|state| state.network.as_ref()) {
+            network::free(attachment)?;
+        }
         hit(Point::NativeCgroupGone);
         set_aside(layout, id, &directory)?;
         hit(Point::NativeFilesMoved);
@@ -174,7 +178,8 @@ mod tests {
         let recycled = Identity { start_time: real.start_time.wrapping_sub(1), ..real.clone() };
         for (process, dies) in [(recycled, false), (real, true)] {
             fs::create_dir(layout.sandbox(&id)).unwrap();
-            let state = State { process, cgroups: Default::default(), lower: "/".into(), ids: None };
+            let state =
+                State { process, cgroups: Default::default(), lower: "/".into(), ids: None, network: None };
             write_state(&layout.sandbox(&id), &state).unwrap();
             destroy(&layout, &cgroup::Host::default(), &id).unwrap();
             assert_eq!(child.try_wait().unwrap().is_some(), dies);

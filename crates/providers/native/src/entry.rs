@@ -136,6 +136,7 @@ mod tests {
             cgroups: Default::default(),
             lower: "/".into(),
             ids: None,
+            network: None,
         }
     }
 

@@ -136,6 +136,7 @@ pub(crate) fn warnings(inner: &Inner) -> Vec<String> {
             paths.join(", ")
         ));
     }
+    warnings.extend(inner.network.warnings());
     warnings
 }
 

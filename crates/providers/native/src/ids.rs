@@ -158,8 +158,13 @@ mod tests {
             let id: SandboxId = format!("sb-{n}").parse().unwrap();
             std::fs::create_dir(layout.sandbox(&id)).unwrap();
             let process = Identity { pid: 1, start_time: 1, boot_id: String::new() };
-            let state =
-                State { process, cgroups: Default::default(), lower: "/".into(), ids: Some(IdRange::nth(n)) };
+            let state = State {
+                process,
+                cgroups: Default::default(),
+                lower: "/".into(),
+                network: None,
+                ids: Some(IdRange::nth(n)),
+            };
             write_state(&layout.sandbox(&id), &state).unwrap();
         }
         let ids = Ids::default();

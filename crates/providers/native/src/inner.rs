@@ -11,6 +11,7 @@ use crate::{
     health,
     image::{self, host::HostImage},
     layout::Layout,
+    network::Network,
     record::{Record, State},
     sandboxes::{Look, look},
     settle::Settler,
@@ -42,6 +43,8 @@ pub(crate) struct Inner {
     pub(crate) installation_id: String,
     generation: u64,
     pub(crate) cgroups: cgroup::Host,
+    /// Before the spawner, which takes the rules away once it is alone: fields are dropped in this order.
+    pub(crate) network: Network,
     pub(crate) spawner: Arc<Spawner>,
     pub(crate) user_namespaces: UserNamespaces,
     image_dirs: Vec<PathBuf>,
@@ -63,6 +66,7 @@ impl Inner {
     pub(crate) fn start(config: NativeConfig) -> Result<Arc<Self>> {
         let layout = Layout::new(config.data_dir);
         let exclusive = config.lock.is_some();
+        let network = Network::new(&config.installation_id, &config.network)?;
         let spawner = Arc::new(Spawner::new(
             config.spawner,
             layout.data_dir().to_owned(),
@@ -77,6 +81,7 @@ impl Inner {
             installation_id: config.installation_id,
             generation: config.generation,
             spawner,
+            network,
             image_dirs: config.image_dirs,
             host_image: HostImage::default(),
             settler: Settler::start().doing(|| "start a thread".to_owned())?,
@@ -95,6 +100,7 @@ impl Inner {
         if exclusive {
             inner.remove_ephemeral();
         }
+        inner.network.start(&inner.layout, exclusive).doing(|| "start a thread".to_owned())?;
         let worker = Arc::clone(&inner);
         std::thread::Builder::new()
             .name("native-start".to_owned())
@@ -279,16 +285,17 @@ impl Inner {
                 layout: &inner.layout,
                 cgroups: &inner.cgroups,
                 spawner: &inner.spawner,
+                network: &inner.network,
                 installation_id: &inner.installation_id,
             };
             let mut user_namespace = inner.user_namespaces.take()?;
             if let Some(namespace) = &mut user_namespace {
                 namespace.give(&id);
             }
-            maker.make(&id, &spec, &image, user_namespace.as_ref()).map_err(|failure| {
+            maker.make(&id, &spec, &image, user_namespace.as_ref()).map_err(|error| {
                 match health::tried(&inner.spawner) {
-                    Some(problem) => Error::unavailable(problem).because(failure),
-                    None => failure.into(),
+                    Some(problem) => Error::unavailable(problem).because(error),
+                    None => error,
                 }
             })
         })

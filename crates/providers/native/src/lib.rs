@@ -17,6 +17,7 @@ mod ids;
 mod image;
 mod inner;
 mod layout;
+mod network;
 mod pool;
 mod process;
 mod provider;
@@ -32,5 +33,6 @@ mod usage;
 mod user_namespaces;
 
 pub use config::{NativeConfig, SpawnerCommand};
+pub use network::NetworkConfig;
 pub use provider::NativeProvider;
 pub use spawner::spawner_main;

@@ -78,6 +78,10 @@ impl Provider for NativeProvider {
         image == "host" || image.starts_with('/')
     }
 
+    fn network(&self, asked: Option<&str>) -> Result<Option<String>> {
+        self.inner.network.mode(asked).map(|mode| Some(mode.as_str().to_owned()))
+    }
+
     async fn health(&self) -> Health {
         let started = Instant::now();
         let looked = self.inner.blocking(|inner| {
@@ -100,7 +104,8 @@ impl Provider for NativeProvider {
         if let Some(problem) = health::problem(&self.inner.layout) {
             return Err(Error::unavailable(problem));
         }
-        let (inner, id, spec) = (Arc::clone(&self.inner), id.clone(), spec.clone());
+        let spec = SandboxSpec { network: self.network(spec.network.as_deref())?, ..spec.clone() };
+        let (inner, id) = (Arc::clone(&self.inner), id.clone());
         // The turn is taken by the caller, so that a create that was given up before it began never begins behind a later
         // destroy. The work is a task of its own: a caller that goes away during it leaves a finished sandbox or none.
         let turn = inner.locks.lock(&id).await;
@@ -239,13 +244,13 @@ impl Provider for NativeProvider {
 
     fn settings(&self) -> BTreeMap<String, String> {
         let cgroups: Vec<_> = self.inner.cgroups.subtrees().iter().map(|p| p.display().to_string()).collect();
-        [
+        let own = [
             ("data_dir", self.inner.layout.data_dir().display().to_string()),
             ("installation", self.inner.installation_id.clone()),
             ("cgroups", cgroups.join(" ")),
-        ]
-        .map(|(key, value)| (key.to_owned(), value))
-        .into()
+        ];
+        let all = own.into_iter().chain(self.inner.network.settings());
+        all.map(|(key, value)| (key.to_owned(), value)).collect()
     }
 }
 
@@ -260,7 +265,7 @@ async fn finish(task: tokio::task::JoinHandle<Result<()>>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::SpawnerCommand;
+    use crate::{NetworkConfig, SpawnerCommand};
 
     fn config(installation_id: &str, data_dir: &str) -> NativeConfig {
         NativeConfig {
@@ -270,6 +275,7 @@ mod tests {
             spawner: SpawnerCommand { program: "/bin/false".into(), args: Vec::new() },
             agent: b"",
             image_dirs: Vec::new(),
+            network: NetworkConfig::default(),
             lock: None,
         }
     }
@@ -286,6 +292,7 @@ mod tests {
             pids: 0,
             ephemeral: false,
             runtime: None,
+            network: None,
             metadata: BTreeMap::new(),
         };
         let error = provider.create(&"sb-1".parse().unwrap(), &spec).await.unwrap_err();

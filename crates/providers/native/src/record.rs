@@ -8,6 +8,7 @@ use crate::{
     cgroup::SandboxCgroups,
     failure::{Doing, Failure},
     ids::IdRange,
+    network::Attachment,
     process::Identity,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -35,6 +36,9 @@ pub(crate) struct State {
     /// Its user ids on the host; none for one without a user namespace.
     #[serde(default)]
     pub(crate) ids: Option<IdRange>,
+    /// Its way to the host, if it has one.
+    #[serde(default)]
+    pub(crate) network: Option<Attachment>,
 }
 
 /// Everything on record about one sandbox. Absent or unreadable parts are those that were never finished.
@@ -103,6 +107,7 @@ mod tests {
             pids: 10,
             ephemeral: true,
             runtime: None,
+            network: None,
             metadata: [("a".to_owned(), "b".to_owned())].into(),
         }
     }
@@ -113,6 +118,7 @@ mod tests {
             cgroups: SandboxCgroups::default(),
             lower: "/lower".into(),
             ids: None,
+            network: None,
         }
     }
 

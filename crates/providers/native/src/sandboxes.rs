@@ -73,7 +73,8 @@ mod tests {
 
         let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
         let process = Identity::of(child.id() as i32).unwrap();
-        let state = State { process, cgroups: Default::default(), lower: "/".into(), ids: None };
+        let state =
+            State { process, cgroups: Default::default(), lower: "/".into(), ids: None, network: None };
         let spec = SandboxSpec {
             image: "host".to_owned(),
             memory_mb: 0,
@@ -81,6 +82,7 @@ mod tests {
             pids: 0,
             ephemeral: false,
             runtime: None,
+            network: None,
             metadata: Default::default(),
         };
         write_spec(&directory, &spec).unwrap();

@@ -11,8 +11,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 /// Namespaces of a sandbox. The cgroup namespace is left out on purpose: it is unshared later, when the process is in
 /// its own cgroup, so that this cgroup becomes the root that it sees.
 const NAMESPACES: u64 =
-    (libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC | libc::CLONE_NEWNET)
-        as u64;
+    (libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC) as u64;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// `struct clone_args` of the kernel, version 2.
@@ -42,14 +41,20 @@ pub(crate) enum Cloned {
 }
 
 /// Makes a process in namespaces of its own, directly in `cgroup` (v2) if given. Like `fork`, it returns twice. With
-/// `own_users` also in a user namespace, in which it may do everything and is nobody until its ids are mapped.
+/// `own_users` also in a user namespace, in which it may do everything and is nobody until its ids are mapped; with
+/// `own_network` in a network namespace that is new, else in the one that the caller is in.
 ///
 /// # Errors
 /// Those of `clone3`; `EDEADLK` if the caller has more than one thread: a lock that another thread held at that moment
 /// would stay locked in the child for ever.
-pub(crate) fn clone_sandbox(cgroup: Option<BorrowedFd<'_>>, own_users: bool) -> io::Result<Cloned> {
+pub(crate) fn clone_sandbox(
+    cgroup: Option<BorrowedFd<'_>>,
+    own_users: bool,
+    own_network: bool,
+) -> io::Result<Cloned> {
     let users = if own_users { libc::CLONE_NEWUSER as u64 } else { 0 };
-    clone_process(NAMESPACES | users, cgroup)
+    let network = if own_network { libc::CLONE_NEWNET as u64 } else { 0 };
+    clone_process(NAMESPACES | users | network, cgroup)
 }
 
 fn clone_process(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
@@ -305,6 +310,43 @@ pub(crate) fn new_session_keyring() {
 pub(crate) fn new_cgroup_namespace() -> io::Result<()> {
     // SAFETY: touches no memory, and no descriptors or mounts are shared with another thread.
     match unsafe { libc::unshare(libc::CLONE_NEWCGROUP) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Has a socket told of everything that went wrong with what it sent, also of what may pass by itself.
+pub(crate) fn report_errors(socket: BorrowedFd<'_>, v6: bool) -> io::Result<()> {
+    let (level, option) =
+        if v6 { (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) } else { (libc::IPPROTO_IP, libc::IP_RECVERR) };
+    let on: libc::c_int = 1;
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: reads `length` bytes of `on`, which outlives the call.
+    match unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), length) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Gives this thread a network namespace of its own. For threads that are about to end: others stay where they are.
+pub(crate) fn unshare_network() -> io::Result<()> {
+    // SAFETY: touches no memory; what is unshared is this thread's alone.
+    match unsafe { libc::unshare(libc::CLONE_NEWNET) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// The network namespace that this thread is in.
+pub(crate) fn own_network() -> io::Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags, open};
+    Ok(open("/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Moves this thread into a network namespace.
+pub(crate) fn enter_network(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: touches no memory; only this thread moves.
+    match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }

@@ -91,8 +91,10 @@ mod tests {
     #[test]
     fn without_cgroups_the_processes_are_added_up() {
         let process = Identity::of(std::process::id() as i32).unwrap();
-        let stats =
-            measure(&State { process, cgroups: Default::default(), lower: "/".into(), ids: None }, None);
+        let stats = measure(
+            &State { process, cgroups: Default::default(), lower: "/".into(), ids: None, network: None },
+            None,
+        );
         assert!(stats.pids >= 1 && stats.memory_bytes > 0, "{stats:?}");
         assert_eq!(stats.memory_limit_bytes, 0);
     }

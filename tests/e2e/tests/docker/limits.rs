@@ -84,6 +84,7 @@ async fn a_full_sandbox_lends_room_to_a_bridge() -> Result<()> {
         pids: 24,
         ephemeral: false,
         runtime: None,
+        network: None,
         metadata: BTreeMap::new(),
     };
     first.create(&id, &spec).await?;

@@ -38,6 +38,7 @@ fn spec(image: &str) -> SandboxSpec {
         pids: 64,
         ephemeral: false,
         runtime: None,
+        network: None,
         metadata: Default::default(),
     }
 }

@@ -66,7 +66,16 @@ async fn in_scratch(
     let directory = scratch.directory();
     // Any directory: only root comes this far, on a host of its own.
     let any = vec!["/".into()];
-    let native = providers::native(directory, scratch.id(), 1, agent, None, Some(directory), any)?;
+    let native = providers::native(
+        directory,
+        scratch.id(),
+        1,
+        agent,
+        None,
+        Some(directory),
+        any,
+        providers::network(config),
+    )?;
     let store = Store::in_memory().await.map_err(|e| Failure::new(e.to_string(), ""))?;
     let native: Arc<dyn Provider> = Arc::new(native);
     let engine = Engine::start(engine_config(config), store, vec![native]).await?;
@@ -104,6 +113,7 @@ async fn in_engine(
         image: Some(image),
         memory_mb: run.memory,
         vcpus: run.cpus,
+        network: run.network.clone(),
         ephemeral: true,
         ..CreateRequest::default()
     };

@@ -52,6 +52,9 @@ pub(crate) struct Run {
     /// Processor limit
     #[arg(long, visible_alias = "vcpus", value_name = "N", value_parser = parse::processors)]
     cpus: Option<i64>,
+    /// Its network: none, or internet, which is that without private addresses and this host [default: as configured]
+    #[arg(long, value_name = "NAME")]
+    network: Option<String>,
     /// Kill the command and everything it started after this time [default: never]
     #[arg(long, value_name = "DURATION", value_parser = parse::duration)]
     timeout: Option<WireDuration>,

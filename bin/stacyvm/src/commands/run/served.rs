@@ -19,6 +19,7 @@ pub(super) async fn run(run: &Run, global: &Global) -> Result<u8> {
         image: Some(run.image.clone()),
         memory_mb: run.memory,
         vcpus: run.cpus,
+        network_mode: run.network.clone(),
         ..CreateSandbox::default()
     };
     let finished = disposable::with(&client, request, &mut signals, async |sandbox, signals| {

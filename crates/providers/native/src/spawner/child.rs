@@ -80,7 +80,9 @@ fn try_run(
     join_cgroups(setup)?;
     sys::new_session_keyring();
     rustix::system::sethostname(setup.id.as_str().as_bytes()).doing(|| "set the host name".to_owned())?;
-    bring_up_loopback()?;
+    if !setup.has_network {
+        bring_up_loopback()?;
+    }
     let map = user_namespace.as_ref().map(AsFd::as_fd);
     mounts::enter_root(setup, lower.as_fd(), map, &mut |what| report(status, &what))?;
     drop(lower);

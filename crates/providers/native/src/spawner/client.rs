@@ -356,6 +356,7 @@ mod tests {
             memory_events: None,
             user_namespace: None,
             pids_events: None,
+            network: None,
         };
         // Either the packet could not be sent, or its answer never comes.
         match spawner.clone_child(setup, &fds) {

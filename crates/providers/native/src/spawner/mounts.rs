@@ -147,7 +147,7 @@ fn map_lower(lower: BorrowedFd<'_>, map: BorrowedFd<'_>) -> std::io::Result<Owne
 fn mount_root(setup: &Setup, lower: BorrowedFd<'_>) -> Result<Upper, Failure> {
     let fill = |path: &str| -> Result<(), Failure> {
         let upper = open_dir(CWD, path).doing(|| "open the upper layer".to_owned())?;
-        upper::fill(upper.as_fd(), lower, setup.id.as_str(), base(setup))
+        upper::fill(upper.as_fd(), lower, setup.id.as_str(), base(setup), setup.resolv_conf.as_deref())
     };
     fill("upper")?;
     match overlay(lower, "upper", "work") {

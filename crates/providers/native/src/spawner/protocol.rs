@@ -83,6 +83,9 @@ pub(crate) struct Setup {
     pub(crate) clones_into_cgroup: bool,
     pub(crate) has_memory_events: bool,
     pub(crate) has_pids_events: bool,
+    pub(crate) has_network: bool,
+    /// Text of `/etc/resolv.conf`; `None`: the image's.
+    pub(crate) resolv_conf: Option<String>,
 }
 
 /// Descriptors of a `Clone` request, in this order.
@@ -106,6 +109,8 @@ pub(crate) struct CloneFds<T> {
     pub(crate) user_namespace: Option<T>,
     /// Where it counts the processes that it did not let them make, for the agent.
     pub(crate) pids_events: Option<T>,
+    /// Its network namespace; `None`: it gets one that nothing leads into.
+    pub(crate) network: Option<T>,
 }
 
 impl CloneFds<OwnedFd> {
@@ -122,6 +127,7 @@ impl CloneFds<OwnedFd> {
             memory_events: if setup.has_memory_events { Some(fds.next()?) } else { None },
             user_namespace: if setup.ids.is_some() { Some(fds.next()?) } else { None },
             pids_events: if setup.has_pids_events { Some(fds.next()?) } else { None },
+            network: if setup.has_network { Some(fds.next()?) } else { None },
         })
     }
 }
@@ -134,6 +140,7 @@ impl<'fd> CloneFds<BorrowedFd<'fd>> {
         fds.extend(self.memory_events);
         fds.extend(self.user_namespace);
         fds.extend(self.pids_events);
+        fds.extend(self.network);
         fds
     }
 }
@@ -234,6 +241,8 @@ impl Setup {
             clones_into_cgroup,
             has_memory_events,
             has_pids_events: has_memory_events,
+            has_network: true,
+            resolv_conf: None,
         }
     }
 }
@@ -272,7 +281,7 @@ mod tests {
     fn the_order_of_descriptors_is_the_same_on_both_sides() {
         let tmp = tempfile::tempdir().unwrap();
         let files: Vec<OwnedFd> =
-            (0..9).map(|n| std::fs::File::create(tmp.path().join(n.to_string())).unwrap().into()).collect();
+            (0..10).map(|n| std::fs::File::create(tmp.path().join(n.to_string())).unwrap().into()).collect();
         let b: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
         let inode = |fd: BorrowedFd<'_>| rustix::fs::fstat(fd).unwrap().st_ino;
         for cgroup in [None, Some(b[5])] {
@@ -286,6 +295,7 @@ mod tests {
                 memory_events: Some(b[6]),
                 user_namespace: Some(b[7]),
                 pids_events: Some(b[8]),
+                network: Some(b[9]),
             };
             let packet = || sent.to_packet().iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect();
             let setup = Setup { ids: Some(IdRange::nth(0)), ..Setup::example(cgroup.is_some(), true) };
@@ -296,6 +306,7 @@ mod tests {
             assert_eq!(inode(got.memory_events.unwrap().as_fd()), inode(b[6]));
             assert_eq!(inode(got.user_namespace.unwrap().as_fd()), inode(b[7]));
             assert_eq!(inode(got.pids_events.unwrap().as_fd()), inode(b[8]));
+            assert_eq!(inode(got.network.unwrap().as_fd()), inode(b[9]));
             let mut short: Vec<OwnedFd> = packet();
             short.pop();
             assert!(CloneFds::from_packet(&setup, short).is_none());

@@ -11,11 +11,12 @@ use crate::{
     failure::{Doing, Failure},
     ids::IdRange,
     layout::Layout,
+    network::remove_if_unused,
     process, rights, seccomp,
     sys::{self, Cloned},
 };
 use rustix::{
-    fd::{AsFd, OwnedFd},
+    fd::{AsFd, BorrowedFd, OwnedFd},
     pipe::{PipeFlags, pipe_with},
 };
 use stacyvm_provider::SandboxId;
@@ -30,6 +31,8 @@ struct Spawner {
     agent: OwnedFd,
     layout: Layout,
     installation_id: String,
+    /// The host's network namespace.
+    network: OwnedFd,
     /// Ephemeral sandboxes, with their first process where this spawner made it.
     ephemeral: HashMap<SandboxId, Option<OwnedFd>>,
     /// Held as long as there may be something to clean up.
@@ -80,6 +83,7 @@ impl Spawner {
             agent,
             layout: Layout::new(data_dir),
             installation_id,
+            network: sys::own_network().doing(|| "open the host's network namespace".to_owned())?,
             ephemeral: ephemeral.into_iter().map(|id| (id, None)).collect(),
             _lock: fds.next(),
         })
@@ -131,13 +135,13 @@ impl Spawner {
         let cgroup = fds.cgroup.as_ref().map(AsFd::as_fd);
         let doing = || "make the namespaces of the sandbox".to_owned();
         if !rights::rootless() {
-            return match sys::clone_sandbox(cgroup, false).doing(doing)? {
+            return match self.clone_in_network(fds.network.as_ref(), cgroup)? {
                 Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
                 Cloned::Child => child::run(setup, fds, self.agent.as_fd(), None),
             };
         }
         let (mapped, tell_mapped) = pipe_with(PipeFlags::CLOEXEC).doing(doing)?;
-        match sys::clone_sandbox(cgroup, true).doing(doing)? {
+        match sys::clone_sandbox(cgroup, true, true).doing(doing)? {
             Cloned::Parent { pid, pidfd } => {
                 // Without it the child ends, as the pipe does.
                 user_namespace::map_one(pid)?;
@@ -151,8 +155,35 @@ impl Spawner {
         }
     }
 
+    /// Clones in a network that was made before, or with one of its own.
+    fn clone_in_network(
+        &self,
+        network: Option<&OwnedFd>,
+        cgroup: Option<BorrowedFd<'_>>,
+    ) -> Result<Cloned, Failure> {
+        let doing = || "make the namespaces of the sandbox".to_owned();
+        let Some(network) = network else { return sys::clone_sandbox(cgroup, false, true).doing(doing) };
+        // The child is born in it: later, as root of a user namespace, it could not enter one that is the host's.
+        sys::enter_network(network.as_fd()).doing(|| "enter the network of the sandbox".to_owned())?;
+        let cloned = sys::clone_sandbox(cgroup, false, false);
+        if !matches!(cloned, Ok(Cloned::Child)) {
+            // Here, the sandbox's would be kept alive behind its end.
+            let back = sys::enter_network(self.network.as_fd());
+            back.doing(|| "leave the network of the sandbox".to_owned())?;
+        }
+        cloned.doing(doing)
+    }
+
     /// The server is gone, and what must not outlive it with it.
     fn clean_up(self) {
+        self.destroy_ephemeral();
+        // With the last sandbox that has a network the rules go, too.
+        if let Err(error) = remove_if_unused(&self.layout, &self.installation_id) {
+            eprintln!("stacyvm spawner: the rules of the packet filter are left: {error}");
+        }
+    }
+
+    fn destroy_ephemeral(&self) {
         if self.ephemeral.is_empty() {
             return;
         }

@@ -37,6 +37,7 @@ pub(super) fn fill(
     lower: BorrowedFd<'_>,
     name: &str,
     base: Option<u32>,
+    resolv_conf: Option<&str>,
 ) -> Result<(), Failure> {
     let upper = Upper { directory: upper, base };
     let prepare = || -> rustix::io::Result<()> {
@@ -59,6 +60,9 @@ pub(super) fn fill(
     let hosts =
         format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{name}\n");
     upper.write("etc/hosts", hosts.as_bytes())?;
+    if let Some(text) = resolv_conf {
+        upper.write("etc/resolv.conf", text.as_bytes())?;
+    }
     upper.add_user(lower)
 }
 
@@ -173,7 +177,7 @@ mod tests {
                 .unwrap(),
             open("lower").unwrap(),
         );
-        fill(upper.as_fd(), lower.as_fd(), "sb-1", Some(BASE)).unwrap();
+        fill(upper.as_fd(), lower.as_fd(), "sb-1", Some(BASE), Some("nameserver 1.1.1.1\n")).unwrap();
         tmp
     }
 
@@ -208,6 +212,7 @@ mod tests {
         });
         let passwd = text(&tmp, "etc/passwd");
         assert_eq!(passwd.lines().count(), 3);
+        assert_eq!(text(&tmp, "etc/resolv.conf"), "nameserver 1.1.1.1\n");
         assert!(passwd.contains("\nbob:x:1001:1001::/:/bin/sh\nsandbox:x:1000:"), "{passwd}");
         assert!(!tmp.path().join("upper/etc/group").exists(), "the image has this number already");
     }

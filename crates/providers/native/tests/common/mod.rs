@@ -87,6 +87,7 @@ impl Host {
             },
             agent: stacyvm_guest_binaries::AGENT,
             image_dirs: vec!["/var/tmp".into()],
+            network: Default::default(),
             lock: None,
         }
     }
@@ -166,6 +167,7 @@ pub(crate) fn spec() -> SandboxSpec {
         pids: 0,
         ephemeral: false,
         runtime: None,
+        network: None,
         metadata: BTreeMap::new(),
     }
 }

@@ -2,14 +2,14 @@
 //!
 //! Their addresses may be public ones, and are other machines of whoever runs this one all the same.
 
-use super::prefix::Prefix;
+use crate::Prefix;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Flag of a route that refuses.
 const REJECT: u32 = 0x200;
 
 /// Subnets and routers in `/proc/net/route`.
-pub(crate) fn v4(table: &str) -> impl Iterator<Item = Prefix> + '_ {
+pub fn v4(table: &str) -> impl Iterator<Item = Prefix> + '_ {
     // The kernel prints addresses as numbers, which it keeps in the network's order.
     let number = |text: &str| Some(u32::from_be_bytes(u32::from_str_radix(text, 16).ok()?.to_ne_bytes()));
     table.lines().skip(1).filter_map(move |line| {
@@ -23,7 +23,7 @@ pub(crate) fn v4(table: &str) -> impl Iterator<Item = Prefix> + '_ {
 }
 
 /// Subnets and routers in `/proc/net/ipv6_route`.
-pub(crate) fn v6(table: &str) -> impl Iterator<Item = Prefix> + '_ {
+pub fn v6(table: &str) -> impl Iterator<Item = Prefix> + '_ {
     let address = |text: &str| Some(IpAddr::V6(Ipv6Addr::from_bits(u128::from_str_radix(text, 16).ok()?)));
     table.lines().filter_map(move |line| {
         let fields: Vec<_> = line.split_ascii_whitespace().collect();
@@ -45,7 +45,7 @@ fn direct(destination: IpAddr, length: u8, gateway: IpAddr, flags: u32) -> Optio
 }
 
 /// Whether `/proc/net/if_inet6` has an address beside those of loopback.
-pub(crate) fn has_v6(addresses: &str) -> bool {
+pub fn has_v6(addresses: &str) -> bool {
     addresses.lines().any(|line| !line.trim_end().ends_with(" lo"))
 }
 

@@ -3,17 +3,17 @@
 use std::{fmt, net::IpAddr, str::FromStr};
 
 /// All addresses with the same leading bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Prefix {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Prefix {
     /// The first of them.
-    pub(crate) address: IpAddr,
+    pub address: IpAddr,
     /// Number of leading bits that count.
-    pub(crate) length: u8,
+    pub length: u8,
 }
 
 impl Prefix {
     /// The prefix of `address` with that many leading bits; `None` if an address has fewer.
-    pub(crate) fn new(address: IpAddr, length: u8) -> Option<Self> {
+    pub fn new(address: IpAddr, length: u8) -> Option<Self> {
         let (address, length) = match (address, length) {
             // Sockets for both send these as IPv4.
             (IpAddr::V6(v6), 96..) if v6.to_ipv4_mapped().is_some() => (address.to_canonical(), length - 96),
@@ -28,12 +28,12 @@ impl Prefix {
     }
 
     /// Whether every address of `other` is one of this.
-    pub(crate) fn covers(&self, other: &Self) -> bool {
+    pub fn covers(&self, other: &Self) -> bool {
         self.length <= other.length && Self::new(other.address, self.length) == Some(*self)
     }
 
     /// The bits that count, in an address's bytes.
-    pub(crate) fn mask(&self) -> Vec<u8> {
+    pub fn mask(&self) -> Vec<u8> {
         match self.address {
             IpAddr::V4(_) => mask_v4(self.length).to_be_bytes().to_vec(),
             IpAddr::V6(_) => mask_v6(self.length).to_be_bytes().to_vec(),
@@ -41,15 +41,20 @@ impl Prefix {
     }
 
     /// The first address's bytes.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         match self.address {
             IpAddr::V4(v4) => v4.octets().to_vec(),
             IpAddr::V6(v6) => v6.octets().to_vec(),
         }
     }
 
+    /// Whether some address is one of both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.covers(other) || other.covers(self)
+    }
+
     /// An address to try: where there are several, the second, which is often a router's.
-    pub(crate) fn sample(&self) -> IpAddr {
+    pub fn sample(&self) -> IpAddr {
         match self.address {
             IpAddr::V4(v4) => IpAddr::V4((v4.to_bits() | u32::from(self.length < 32)).into()),
             IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() | u128::from(self.length < 128)).into()),
