@@ -222,7 +222,8 @@ mod tests {
 
     #[test]
     fn a_key_in_the_wrong_group_is_found() {
-        assert_eq!(suggestion("network_mode"), Some("providers.docker.network_mode"));
+        assert_eq!(suggestion("allowed_runtimes"), Some("providers.docker.allowed_runtimes"));
+        assert_eq!(suggestion("network_mode"), None, "of which provider?");
         assert_eq!(suggestion("something.else"), None);
     }
 
