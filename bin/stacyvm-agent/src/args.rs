@@ -28,6 +28,8 @@ pub(crate) struct Config {
     pub(crate) memory_events_fd: Option<RawFd>,
     /// Inherited descriptor of `pids.events` of the sandbox.
     pub(crate) pids_events_fd: Option<RawFd>,
+    /// Inherited descriptors of the files by which a process joins the cgroups that limit the work; this agent is in others.
+    pub(crate) work_fds: Vec<RawFd>,
     /// Processes may run as uid 0.
     pub(crate) root_user: bool,
     /// There is no user but the sandbox user, whom this agent runs as too.
@@ -69,6 +71,7 @@ impl Config {
             root: None,
             memory_events_fd: None,
             pids_events_fd: None,
+            work_fds: Vec::new(),
             root_user: false,
             single_user: false,
             container: false,
@@ -117,6 +120,10 @@ impl Config {
                     "--listen-fd" => *listen = Some(Listen::Fd(number(name, &text)?)),
                     "--memory-events-fd" => self.memory_events_fd = Some(number(name, &text)?),
                     "--pids-events-fd" => self.pids_events_fd = Some(number(name, &text)?),
+                    "--work-fds" => {
+                        self.work_fds =
+                            text.split(',').map(|one| number(name, one)).collect::<Result<_, _>>()?;
+                    }
                     "--uid" => self.uid = number(name, &text)?,
                     "--gid" => self.gid = number(name, &text)?,
                     "--sandbox" => self.sandbox = text,
@@ -148,12 +155,13 @@ mod tests {
     fn a_full_line_is_understood() {
         let config = parse(
             "--listen-fd 3 --sandbox sb-1 --installation i --uid 7 --gid 8 --user-name u --home /h --workdir /w \
-             --root /r --memory-events-fd 5 --pids-events-fd 6 --root-user",
+             --root /r --memory-events-fd 5 --pids-events-fd 6 --work-fds 7,8 --root-user",
         )
         .unwrap();
         assert_eq!((config.listen, config.uid, config.gid), (Listen::Fd(3), 7, 8));
         assert_eq!(config.root, Some(PathBuf::from("/r")));
         assert_eq!((config.memory_events_fd, config.pids_events_fd), (Some(5), Some(6)));
+        assert_eq!(config.work_fds, [7, 8]);
         assert!(config.root_user);
     }
 

@@ -106,6 +106,9 @@ fn start() -> Result<(), Failure> {
         pids_events: inherit(config.pids_events_fd).map_err(said("--pids-events-fd"))?,
     };
 
+    let work = config.work_fds.iter().map(|number| confine::inherit(*number));
+    let work = work.collect::<Result<Vec<_>, _>>().map_err(said("--work-fds"))?;
+
     confine::hide().map_err(said("cannot hide from the sandbox's processes"))?;
     let isolated = config.root.is_none();
     if isolated {
@@ -138,7 +141,7 @@ fn start() -> Result<(), Failure> {
             runtime.spawn_blocking(move || all.wait());
         }
     }
-    let result = runtime.block_on(serve(config, listener, inherited, zygote));
+    let result = runtime.block_on(serve(config, listener, inherited, zygote, work));
     // Threads may be in the middle of file work; nothing waits for them.
     runtime.shutdown_background();
     Ok(result.map_err(|error| error.to_string())?)
@@ -150,6 +153,7 @@ async fn serve(
     listener: OwnedFd,
     inherited: Inherited,
     zygote: zygote::Fresh,
+    work: Vec<OwnedFd>,
 ) -> std::io::Result<()> {
     let isolated = config.root.is_none();
     let descriptor = reaper::descriptor()?;
@@ -162,7 +166,7 @@ async fn serve(
     let launcher = Launcher {
         config: Arc::clone(&config),
         root: Arc::clone(&root),
-        zygote: Arc::new(zygote.attach()?),
+        zygote: Arc::new(zygote.attach(work)?),
         limits: Arc::new(limits),
     };
     let table = Table::new(launcher);

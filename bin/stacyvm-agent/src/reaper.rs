@@ -36,7 +36,8 @@ pub(crate) async fn run(descriptor: OwnedFd, first_process: bool) -> std::io::Re
     loop {
         let mut ready = descriptor.readable().await?;
         while let Some(signal) = signals::next(descriptor.get_ref()) {
-            if signal == libc::SIGTERM {
+            // Whoever is in the sandbox with this process's user may send it what he likes.
+            if signal.number == libc::SIGTERM && (signal.from_outside || !first_process) {
                 if !first_process {
                     kill_everything();
                 }

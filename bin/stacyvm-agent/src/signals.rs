@@ -76,8 +76,18 @@ pub(crate) fn descriptor(signals: &[i32]) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// The next pending signal number of a [`descriptor`].
-pub(crate) fn next(descriptor: &OwnedFd) -> Option<i32> {
+/// A signal that came.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Came {
+    /// Its number.
+    pub(crate) number: i32,
+    /// The kernel says that it comes from outside of this process's namespace. Who is inside has a number there, and what a
+    /// process queues with words of its own carries another code.
+    pub(crate) from_outside: bool,
+}
+
+/// The next pending signal of a [`descriptor`].
+pub(crate) fn next(descriptor: &OwnedFd) -> Option<Came> {
     let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
     let size = size_of::<libc::signalfd_siginfo>();
     // SAFETY: the buffer has the size given, and any bytes make a valid `signalfd_siginfo`.
@@ -85,7 +95,9 @@ pub(crate) fn next(descriptor: &OwnedFd) -> Option<i32> {
         let read = libc::read(descriptor.as_raw_fd(), info.as_mut_ptr().cast(), size);
         (read, info.assume_init())
     };
-    (usize::try_from(read) == Ok(size)).then_some(i32::try_from(info.ssi_signo).ok()).flatten()
+    let number = i32::try_from(info.ssi_signo).ok()?;
+    let from_outside = info.ssi_code == libc::SI_USER && info.ssi_pid == 0;
+    (usize::try_from(read) == Ok(size)).then_some(Came { number, from_outside })
 }
 
 /// Sends `signal`, any number, to one process.

@@ -11,6 +11,7 @@ use crate::{
     log, signals,
     supervisor::{
         self, Parts,
+        leader::volunteer_for_oom,
         wire::{Report, Step},
     },
 };
@@ -25,7 +26,8 @@ use rustix::{
 };
 use std::{
     collections::HashSet,
-    io::{IoSlice, IoSliceMut},
+    fs::File,
+    io::{IoSlice, IoSliceMut, Write},
     mem::MaybeUninit,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -45,6 +47,7 @@ pub(crate) struct Zygote {
     link: Mutex<Arc<Link>>,
     /// Supervisors that live. Those of a zygote that was ended are children of PID 1, as orphans are.
     supervisors: Mutex<HashSet<Pid>>,
+    work: Vec<File>,
 }
 
 /// A supervisor that lives, for as long as this does.
@@ -111,8 +114,8 @@ fn sockets() -> Result<(OwnedFd, OwnedFd), Errno> {
     Ok((ours, theirs))
 }
 
-/// Starts this program as a zygote.
-fn again() -> std::io::Result<Link> {
+/// Starts this program as a zygote, among the work: what it starts is limited as what its predecessor started.
+fn again(work: &[File]) -> std::io::Result<Link> {
     let (ours, theirs) = sockets()?;
     let open_files = OPEN_FILES.get().and_then(|limit| limit.current).unwrap_or(FEW_FILES);
     let child = std::process::Command::new("/proc/self/exe")
@@ -123,6 +126,13 @@ fn again() -> std::io::Result<Link> {
         .spawn()?;
     // Reaped by the loop that reaps all others.
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(Errno::CHILD)?;
+    // It does nothing before it is asked to.
+    let joined =
+        work.iter().try_for_each(|mut file| file.write_all(pid.as_raw_nonzero().to_string().as_bytes()));
+    if let Err(error) = joined {
+        let _ = signals::send(pid, libc::SIGKILL);
+        return Err(error);
+    }
     Fresh { socket: ours, pid }.link()
 }
 
@@ -139,16 +149,19 @@ pub(crate) fn run(open_files: Option<u64>) -> Result<(), Errno> {
     setrlimit(Resource::Nofile, Rlimit { current, ..getrlimit(Resource::Nofile) })?;
     let socket = confine::inherit(0)?;
     signals::block_all()?;
+    // Its parent is what the kernel is to spare.
+    volunteer_for_oom()?;
     serve(&socket)
 }
 
 impl Fresh {
-    /// Attaches it to the current runtime.
+    /// Attaches it to the current runtime. `work`: by these a process joins the cgroups of the work.
     ///
     /// # Errors
     /// The runtime's.
-    pub(crate) fn attach(self) -> std::io::Result<Zygote> {
-        Ok(Zygote { link: Mutex::new(Arc::new(self.link()?)), supervisors: Mutex::default() })
+    pub(crate) fn attach(self, work: Vec<OwnedFd>) -> std::io::Result<Zygote> {
+        let work = work.into_iter().map(File::from).collect();
+        Ok(Zygote { link: Mutex::new(Arc::new(self.link()?)), supervisors: Mutex::default(), work })
     }
 
     fn link(self) -> std::io::Result<Link> {
@@ -157,19 +170,21 @@ impl Fresh {
 }
 
 impl Zygote {
-    /// Has a supervisor started. How that went is told on the other end of `parts.control`.
+    /// Has a supervisor started. How that went is told on the other end of `parts.control`. Returns what was asked.
     ///
     /// # Errors
     /// The zygote is gone and there can be no other, or the kernel's.
-    pub(crate) async fn start(&self, parts: &Parts) -> Result<(), Errno> {
-        let link = self.link();
-        match link.start(parts).await {
-            Err(Errno::PIPE | Errno::CONNRESET) => {
-                self.replace(&link).map_err(|error| errno_of(&error))?;
-                self.link().start(parts).await
+    pub(crate) async fn start(&self, parts: &Parts) -> Result<Asked, Errno> {
+        let mut link = self.link();
+        if let Err(errno) = link.start(parts).await {
+            if !matches!(errno, Errno::PIPE | Errno::CONNRESET) {
+                return Err(errno);
             }
-            result => result,
+            self.replace(&link).map_err(|error| errno_of(&error))?;
+            link = self.link();
+            link.start(parts).await?;
         }
+        Ok(Asked(link))
     }
 
     fn link(&self) -> Arc<Link> {
@@ -181,16 +196,9 @@ impl Zygote {
         let mut current = lock(&self.link);
         if Arc::ptr_eq(&current, ended) {
             log("what starts processes was ended from inside, and is started again");
-            *current = Arc::new(again()?);
+            *current = Arc::new(again(&self.work)?);
         }
         Ok(())
-    }
-
-    /// Whether it is gone, so that what it was asked for last will not happen.
-    pub(crate) fn has_ended(&self) -> bool {
-        let mut none = [0; 1];
-        let peek = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        !matches!(recv(self.link().socket.get_ref(), &mut none, peek), Err(Errno::AGAIN | Errno::INTR))
     }
 
     /// Calls `work` with those children of PID 1 that are ours. No zygote is started meanwhile.
@@ -199,6 +207,19 @@ impl Zygote {
         let mut ours = lock(&self.supervisors).clone();
         ours.insert(link.pid);
         work(&ours)
+    }
+}
+
+/// The zygote that was asked for a process.
+#[derive(Debug)]
+pub(crate) struct Asked(Arc<Link>);
+
+impl Asked {
+    /// Whether it is gone, so that what it was asked for last will not happen.
+    pub(crate) fn has_ended(&self) -> bool {
+        let mut none = [0; 1];
+        let peek = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        !matches!(recv(self.0.socket.get_ref(), &mut none, peek), Err(Errno::AGAIN | Errno::INTR))
     }
 }
 

@@ -8,11 +8,13 @@ pub const PUBLIC_RESOLVERS: [&str; 2] = ["1.1.1.1", "9.9.9.9"];
 /// Never reachable, wherever the sandbox is. IPv4: this host, private, shared, loopback, link-local with the metadata
 /// services, protocol assignments, benchmarks, multicast, reserved with broadcast. IPv6: loopback and compatible addresses,
 /// what is translated to IPv4 (SIIT, NAT64, 6to4), unique local, link-local, site-local, multicast. Mapped addresses are IPv4.
-const BLOCKED: [&str; 20] = [
+const BLOCKED: [&str; 21] = [
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10",
     "127.0.0.0/8",
+    // What the hosts of Azure call their own: metadata, and a resolver that knows private names.
+    "168.63.129.16/32",
     "169.254.0.0/16",
     "172.16.0.0/12",
     "192.0.0.0/24",
@@ -69,6 +71,7 @@ mod tests {
             "100.64.0.1",
             "100.127.255.255",
             "127.0.0.53",
+            "168.63.129.16",
             "169.254.169.254",
             "172.16.0.1",
             "172.31.255.255",
@@ -99,6 +102,7 @@ mod tests {
             "11.0.0.0",
             "100.63.255.255",
             "100.128.0.0",
+            "168.63.129.15",
             "169.253.255.255",
             "172.15.255.255",
             "172.32.0.0",

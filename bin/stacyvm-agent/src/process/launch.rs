@@ -19,7 +19,7 @@ use crate::{
         wire::{Report, Step},
     },
     users::{self, Account},
-    zygote::{Supervised, Zygote},
+    zygote::{Asked, Supervised, Zygote},
 };
 use rustix::{
     fs::{Gid, MemfdFlags, Mode, OFlags, Uid, fchown, memfd_create},
@@ -148,7 +148,7 @@ impl Launcher {
                 First::Started { pid } => break (begun, pid),
                 First::Failed { step, errno } => return Err(refusal(&request.argv[0], &cwd, step, errno)),
                 // Nobody has read the request: whoever should have was being ended.
-                First::Nothing if again && begun.supervisor.is_none() && self.zygote.has_ended() => {
+                First::Nothing if again && begun.supervisor.is_none() && begun.asked.has_ended() => {
                     again = false;
                 }
                 First::Nothing => {
@@ -161,7 +161,7 @@ impl Launcher {
                 }
             }
         };
-        let Begun { ours, reports, commands, supervisor } = begun;
+        let Begun { ours, reports, commands, supervisor, .. } = begun;
         let wanted = if request.log_bytes == 0 { limits::LOG_BYTES } else { request.log_bytes };
         let facts = Facts {
             id: request.id,
@@ -200,14 +200,14 @@ impl Launcher {
         let trouble = |errno| Fail::errno("starting a process", errno);
         let (parts, (control, ours)) =
             self.descriptors(request, cwd, account, with_stdin).map_err(trouble)?;
-        let sent = self.zygote.start(&parts).await;
+        let asked = self.zygote.start(&parts).await;
         // The process must be the only one to hold its ends, or the end of its output would never be seen.
         drop(parts);
-        sent.map_err(|errno| {
+        let asked = asked.map_err(|errno| {
             Fail::internal(format!("this sandbox can start no more processes (its zygote is gone: {errno})"))
         })?;
         let (reports, commands) = control.into_split();
-        let mut begun = Begun { ours, reports, commands, supervisor: None };
+        let mut begun = Begun { ours, reports, commands, asked, supervisor: None };
         loop {
             match watcher::next(&mut begun.reports).await {
                 Some(Report::Forked { pid }) => {
@@ -326,6 +326,7 @@ struct Begun {
     ours: Ours,
     reports: OwnedReadHalf,
     commands: OwnedWriteHalf,
+    asked: Asked,
     supervisor: Option<Supervised>,
 }
 

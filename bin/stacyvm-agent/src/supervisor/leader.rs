@@ -105,7 +105,7 @@ impl<'a> Leader<'a> {
 /// Makes this process go before the agent and before the host's own when memory is short. Raising the score is anybody's
 /// right, lowering the agent's is not: a container engine without privileges of its own cannot do it. A score that is
 /// higher already stays.
-fn volunteer_for_oom() -> Result<(), Errno> {
+pub(crate) fn volunteer_for_oom() -> Result<(), Errno> {
     let file = match fs::open("/proc/self/oom_score_adj", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
         Ok(file) => file,
         // A kernel without this setting prefers nobody.

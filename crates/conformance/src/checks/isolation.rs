@@ -88,6 +88,7 @@ async fn agent_protected(cx: Context) -> Verdict {
     for words in [
         &["kill", "1", "9"][..],
         &["kill", "1", "19"],
+        &["kill", "1", "15"],
         &["try", "trace"],
         &["try", "read", "/proc/1/mem"],
         &["try", "write", "/proc/1/mem"],

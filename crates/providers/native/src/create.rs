@@ -19,7 +19,8 @@ use crate::{
     record::{State, write_spec, write_state},
     rights,
     spawner::{
-        CloneFds, ClonedChild, LISTENER, MAX_REPORT, MEMORY_EVENTS, PIDS_EVENTS, Report, Setup, Spawner, USER,
+        CloneFds, ClonedChild, LISTENER, MAX_REPORT, MEMORY_EVENTS, PIDS_EVENTS, Report, Setup, Spawner,
+        USER, WORK,
     },
     user_namespaces::UserNamespace,
 };
@@ -109,12 +110,13 @@ impl Maker<'_> {
             directory: directory.clone(),
             lower: image.lower.clone(),
             binds: image.binds.clone(),
-            join: groups.self_join_files(),
+            join: groups.joins(),
             memory_mb: spec.memory_mb,
             argv: self.agent_arguments(
                 id,
                 memory_events.is_some(),
                 pids_events.is_some(),
+                groups.joins().len(),
                 user_namespace.is_some(),
             ),
             ids: user_namespace.map(UserNamespace::range),
@@ -206,6 +208,7 @@ impl Maker<'_> {
         id: &SandboxId,
         memory_events: bool,
         pids_events: bool,
+        work: usize,
         root_user: bool,
     ) -> Vec<String> {
         let (user, listener) = (USER.to_string(), LISTENER.to_string());
@@ -228,6 +231,10 @@ impl Maker<'_> {
             if handed {
                 argv.extend([name.to_owned(), number.to_string()]);
             }
+        }
+        if work != 0 {
+            let numbers: Vec<_> = (WORK..).take(work).map(|number| number.to_string()).collect();
+            argv.extend(["--work-fds".to_owned(), numbers.join(",")]);
         }
         if root_user {
             argv.push("--root-user".to_owned());

@@ -58,8 +58,9 @@ pub(crate) fn problem(layout: &Layout) -> Option<String> {
 }
 
 /// What is lost without the rights of root, whatever the host.
-const ROOTLESS: [&str; 3] = [
+const ROOTLESS: [&str; 4] = [
     "whatever gets out of a sandbox has the rights of the server's user, with its groups",
+    "what the kernel counts by user (watches, queues, pending signals) is one supply for all sandboxes",
     "a sandbox has one user, to which every file in it belongs; no process may run as another",
     "a process may end what starts and watches processes in its own sandbox, whose exit codes it can make up so",
 ];

@@ -13,6 +13,8 @@ use std::{
 /// Above what distributions give to users (`/etc/subuid`), to services and to containers of systemd, below the last ids.
 const FIRST: u32 = 0x7000_0000;
 const END: u32 = 0xf000_0000;
+/// In between, systemd has one range for files of images that belong to nobody in particular.
+const FOREIGN: u32 = 0x7ffe_0000;
 
 /// A range of user and group ids of the host, those of one sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -60,8 +62,9 @@ impl Ids {
         let mut bytes = [0; 4];
         rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
         let start = u32::from_le_bytes(bytes) % IdRange::COUNT;
-        let free =
-            (0..IdRange::COUNT).map(|n| IdRange::nth(start + n)).find(|r| !used.by_range.contains_key(r));
+        let free = (0..IdRange::COUNT)
+            .map(|n| IdRange::nth(start + n))
+            .find(|r| r.base != FOREIGN && !used.by_range.contains_key(r));
         let range = free.ok_or_else(|| io::Error::from_raw_os_error(libc::EUSERS))?;
         used.by_range.insert(range, None);
         Ok(range)
@@ -137,8 +140,9 @@ mod tests {
     fn a_range_is_one_sandboxes_until_it_is_gone() {
         let (_tmp, layout) = layout();
         let ids = Ids::default();
-        let all: HashSet<IdRange> = (0..IdRange::COUNT).map(|_| ids.reserve(&layout).unwrap()).collect();
-        assert_eq!(all.len(), IdRange::COUNT as usize);
+        let all: HashSet<IdRange> = (1..IdRange::COUNT).map(|_| ids.reserve(&layout).unwrap()).collect();
+        assert_eq!(all.len(), IdRange::COUNT as usize - 1);
+        assert!(all.iter().all(|range| range.base() != FOREIGN));
         assert_eq!(ids.reserve(&layout).unwrap_err().raw_os_error(), Some(libc::EUSERS));
         let (one, other) = (IdRange::nth(7), IdRange::nth(8));
         let id: SandboxId = "sb-1".parse().unwrap();

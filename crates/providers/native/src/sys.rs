@@ -96,11 +96,11 @@ pub(crate) fn clone_idle(prepare: impl FnOnce() -> bool) -> io::Result<(i32, Own
     match clone_process(0, None)? {
         Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
         Cloned::Child => {
-            // SAFETY: touches no memory.
-            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
             let prepared = prepare();
             // SAFETY: touch no memory, and do not return.
             unsafe {
+                // Behind it: a change of user takes this away.
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 // The parent may have ended before that was said.
                 if !prepared || libc::getppid() <= 1 {
                     libc::_exit(1);
@@ -152,23 +152,29 @@ pub(crate) fn exec_fd(program: BorrowedFd<'_>, argv: &[CString], env: &[CString]
 
 /// Closes every descriptor that is not in `keep`.
 pub(crate) fn close_all_except(keep: &[i32]) -> io::Result<()> {
-    let mut keep: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();
+    let keep: Vec<u32> = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();
+    between(&keep, |first, last| close_range(first, last, 0))
+}
+
+/// Marks every descriptor that is not in `keep` to be closed by `execve`.
+pub(crate) fn close_on_exec_except(keep: &[u32]) -> io::Result<()> {
+    const CLOSE_RANGE_CLOEXEC: u32 = 4;
+    between(keep, |first, last| close_range(first, last, CLOSE_RANGE_CLOEXEC))
+}
+
+/// Calls `work` with the ranges of numbers in which none of these is.
+fn between(keep: &[u32], mut work: impl FnMut(u32, u32) -> io::Result<()>) -> io::Result<()> {
+    let mut keep = keep.to_vec();
     keep.sort_unstable();
     keep.dedup();
     let mut first = 0;
     for fd in keep {
         if fd > first {
-            close_range(first, fd - 1, 0)?;
+            work(first, fd - 1)?;
         }
         first = fd + 1;
     }
-    close_range(first, u32::MAX, 0)
-}
-
-/// Marks every descriptor from `first` on to be closed by `execve`.
-pub(crate) fn close_from_on_exec(first: u32) -> io::Result<()> {
-    const CLOSE_RANGE_CLOEXEC: u32 = 4;
-    close_range(first, u32::MAX, CLOSE_RANGE_CLOEXEC)
+    work(first, u32::MAX)
 }
 
 fn close_range(first: u32, last: u32, flags: u32) -> io::Result<()> {

@@ -124,7 +124,7 @@ async fn root_of_a_sandbox_can_do_what_package_managers_do_and_nothing_to_the_ho
     let host = Host::new();
     let provider = host.provider(1);
     let id = id("root");
-    let guest = sandbox(&provider, &id, &SandboxSpec { pids: 100, ..spec() }).await;
+    let guest = sandbox(&provider, &id, &SandboxSpec { pids: 100, memory_mb: 128, ..spec() }).await;
     let guest = guest.as_ref();
     let mut count = 0;
     let mut next = || {
@@ -217,6 +217,18 @@ async fn root_of_a_sandbox_can_do_what_package_managers_do_and_nothing_to_the_ho
     if guest.start(&spec).await.is_ok() {
         common::collect(guest, "end", 0).await;
     }
+    guest.ping().await.unwrap();
+    // With the limits that it had.
+    for greedy in [
+        "bytearray(400 << 20)",
+        "import os; [os.fork() or (__import__('time').sleep(1), os._exit(0)) for _ in range(150)]",
+    ] {
+        let ran = common::run(guest, &["python3", "-c", greedy]).await;
+        assert_ne!(ran.info.outcome, Some(Outcome::Exited(0)), "{greedy}");
+    }
+    // Until those are gone that it could start.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    root(guest, &next(), "kill -15 1; kill -2 1; kill -34 1").await.unwrap();
     guest.ping().await.unwrap();
     assert_eq!(sh(guest, "id -u; ulimit -n").await, format!("1000\n{open_files}"));
     assert_eq!(

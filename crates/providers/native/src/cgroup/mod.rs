@@ -19,7 +19,7 @@ mod sandbox;
 
 pub(crate) use freezer::{FREEZE, Freezer};
 pub(crate) use host::Host;
-pub(crate) use sandbox::SandboxCgroups;
+pub(crate) use sandbox::{Join, SandboxCgroups};
 
 use serde::{Deserialize, Serialize};
 

@@ -36,6 +36,14 @@ pub(crate) struct Group {
     pub(crate) controllers: BTreeSet<Controller>,
 }
 
+/// How a process joins one of the cgroups of the work: by its number in `file`, or `0` if it does that itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Join {
+    pub(crate) file: PathBuf,
+    /// The first process has to (version 1); else it was cloned into it.
+    pub(crate) by_hand: bool,
+}
+
 /// Resource use, as far as there are cgroups that count it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
@@ -115,10 +123,13 @@ impl SandboxCgroups {
         Ok(())
     }
 
-    /// Files to which the first process of the sandbox writes `0` to join (version 1).
-    pub(crate) fn self_join_files(&self) -> Vec<PathBuf> {
-        let v1 = self.0.iter().filter(|g| g.version == Version::V1);
-        v1.map(|g| g.work().join("tasks")).collect()
+    /// How the work joins.
+    pub(crate) fn joins(&self) -> Vec<Join> {
+        let join = |group: &Group| match group.version {
+            Version::V1 => Join { file: group.work().join("tasks"), by_hand: true },
+            Version::V2 => Join { file: group.work().join("cgroup.procs"), by_hand: false },
+        };
+        self.0.iter().map(join).collect()
     }
 
     /// The directory into which it is cloned (version 2).
@@ -306,7 +317,8 @@ mod tests {
         assert_eq!(read(&tmp, "work/cpu.cfs_quota_us"), "200000");
         assert_eq!(read(&tmp, "work/pids.max"), "33");
         assert!(files.iter().all(|f| read(&tmp, &format!("agent/{f}")).is_empty()));
-        assert_eq!(groups.self_join_files(), [tmp.path().join("sb-1/work/tasks")]);
+        let file = tmp.path().join("sb-1/work/tasks");
+        assert_eq!(groups.joins(), [Join { file, by_hand: true }]);
         assert!(groups.open_clone_target().unwrap().is_none());
     }
 
@@ -321,7 +333,8 @@ mod tests {
         assert_eq!(read(&tmp, "work/cpu.max"), "200000 100000");
         assert_eq!(read(&tmp, "work/pids.max"), "33");
         assert_eq!(read(&tmp, "cgroup.subtree_control"), "+memory +cpu +pids");
-        assert!(groups.self_join_files().is_empty());
+        let file = tmp.path().join("sb-1/work/cgroup.procs");
+        assert_eq!(groups.joins(), [Join { file, by_hand: false }]);
         assert!(groups.open_clone_target().unwrap().is_some());
     }
 

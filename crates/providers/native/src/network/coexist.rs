@@ -18,6 +18,8 @@ use std::fs;
 const TABLE: &str = "filter";
 const CHAIN: &str = "FORWARD";
 const FAMILIES: [libc::c_int; 2] = [libc::NFPROTO_IPV4, libc::NFPROTO_IPV6];
+/// A rule for each.
+const DIRECTIONS: [libc::c_int; 2] = [libc::NFT_META_IIFNAME, libc::NFT_META_OIFNAME];
 const DROP: [u8; 4] = (libc::NF_DROP as u32).to_be_bytes();
 
 /// Sees that our interfaces come through; what remains in the way is returned, with what to do about it.
@@ -31,7 +33,9 @@ pub(crate) fn open(socket: &Socket, names: &Names) -> Result<Vec<String>, Errno>
             continue;
         }
         if FAMILIES.contains(&family) && table == TABLE && name == CHAIN {
-            if ours(socket, names, family)?.is_empty() {
+            // One of the two is as good as none.
+            if ours(socket, names, family)?.len() != DIRECTIONS.len() {
+                remove(socket, names, family)?;
                 insert(names, family)?;
             }
         } else if matches!(family, libc::NFPROTO_IPV4 | libc::NFPROTO_IPV6 | libc::NFPROTO_INET) {
@@ -47,27 +51,28 @@ pub(crate) fn open(socket: &Socket, names: &Names) -> Result<Vec<String>, Errno>
 
 /// Takes our rules out of the chains of others.
 pub(crate) fn close(socket: &Socket, names: &Names) -> Result<(), Errno> {
-    for family in FAMILIES {
-        let handles = ours(socket, names, family)?;
-        if handles.is_empty() {
-            continue;
-        }
-        let mut batch = Batch::new();
-        batch.family = family as u8;
-        for handle in handles {
-            batch.request(libc::NFT_MSG_DELRULE, 0, |rule| {
-                rule.text(a::RULE_TABLE, TABLE);
-                rule.text(a::RULE_CHAIN, CHAIN);
-                rule.bytes(a::RULE_HANDLE, &handle);
-            });
-        }
-        match batch.commit() {
-            // Somebody flushed the chain meanwhile.
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(error) => return Err(error),
-        }
+    FAMILIES.into_iter().try_for_each(|family| remove(socket, names, family))
+}
+
+fn remove(socket: &Socket, names: &Names, family: libc::c_int) -> Result<(), Errno> {
+    let handles = ours(socket, names, family)?;
+    if handles.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let mut batch = Batch::new();
+    batch.family = family as u8;
+    for handle in handles {
+        batch.request(libc::NFT_MSG_DELRULE, 0, |rule| {
+            rule.text(a::RULE_TABLE, TABLE);
+            rule.text(a::RULE_CHAIN, CHAIN);
+            rule.bytes(a::RULE_HANDLE, &handle);
+        });
+    }
+    match batch.commit() {
+        // Somebody flushed the chain meanwhile.
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Handles of our rules.
@@ -89,7 +94,7 @@ fn ours(socket: &Socket, names: &Names, family: libc::c_int) -> Result<Vec<Vec<u
 fn insert(names: &Names, family: libc::c_int) -> Result<(), Errno> {
     let mut batch = Batch::new();
     batch.family = family as u8;
-    for direction in [libc::NFT_META_IIFNAME, libc::NFT_META_OIFNAME] {
+    for direction in DIRECTIONS {
         // As `iptables -A FORWARD -i sv-…+ -j ACCEPT` would write it, counter included: it lists the whole table or none
         // of it.
         Rule::append(&mut batch, TABLE, CHAIN, &names.table, |rule| {

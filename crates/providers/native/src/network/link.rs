@@ -284,8 +284,10 @@ fn configure(sandbox: &Socket, plan: &Plan, outside: [u8; 6]) -> Result<(), Errn
     Ok(())
 }
 
+/// Without a protocol that asks who is who: the one neighbour is told. A process that sends to addresses on this link would
+/// otherwise fill the kernel's table of neighbours, which is one for the host and all sandboxes.
 fn up(socket: &Socket, index: u32) -> Result<(), Errno> {
-    socket.change(libc::RTM_NEWLINK, 0, &link_header(index, libc::IFF_UP), |_| {})
+    socket.change(libc::RTM_NEWLINK, 0, &link_header(index, libc::IFF_UP | libc::IFF_NOARP), |_| {})
 }
 
 /// Keeps the kernel from giving the interface a link-local address of IPv6.

@@ -108,7 +108,10 @@ impl Network {
     pub(crate) fn new(installation_id: &str, config: &NetworkConfig) -> Result<Self> {
         let settings = Settings::new(config)?;
         let names = Names::of(installation_id);
-        let next = u32::from_be_bytes([0, names.seed[16], names.seed[17], names.seed[18]]);
+        // Anywhere: the addresses of an earlier server's sandboxes are not the first to be given again.
+        let mut next = [0; 4];
+        let _ = rustix::rand::getrandom(&mut next, rustix::rand::GetRandomFlags::empty());
+        let next = u32::from_ne_bytes(next) >> 1;
         let internet = settings.mode == Mode::Internet;
         Ok(Self {
             shared: Arc::new(Shared {
@@ -276,6 +279,8 @@ impl Shared {
         };
         let generation = table::generation(socket).map_err(filter)?;
         let known = guard.installed.as_ref().filter(|installed| installed.rules == rules);
+        // Not ours alone to turn off; what is made while it is off has no way out, and nobody would know why.
+        forwarding::enable(forwarding::has_v6())?;
         if known.is_some_and(|installed| installed.generation == generation) {
             return Ok(resolvers);
         }
@@ -290,7 +295,6 @@ impl Shared {
                     "somebody changed our table of the packet filter: it is written again"
                 );
             }
-            forwarding::enable(forwarding::has_v6())?;
             let contents = rules.write(socket).map_err(filter)?;
             guard.installed = Some(Installed { rules, contents, generation, proven: false });
         }
@@ -310,18 +314,25 @@ impl Shared {
         }
         let shared = Arc::downgrade(self);
         let listening = move || {
-            let Ok(changes) = table::listen() else { return };
-            while let Ok(heard) = changes.heard() {
-                let Some(shared) = shared.upgrade().filter(|shared| !shared.over.load(Ordering::Relaxed))
-                else {
-                    return;
-                };
-                if heard {
-                    shared.renew();
+            if let Ok(changes) = table::listen() {
+                while let Ok(heard) = changes.heard() {
+                    let Some(shared) = shared.upgrade().filter(|shared| !shared.over.load(Ordering::Relaxed))
+                    else {
+                        return;
+                    };
+                    if heard {
+                        shared.renew();
+                    }
                 }
             }
+            // The next that wants to be sure listens again.
+            if let Some(shared) = shared.upgrade() {
+                shared.watched.store(false, Ordering::Relaxed);
+            }
         };
-        let _ = std::thread::Builder::new().name("native-rules".to_owned()).spawn(listening);
+        if std::thread::Builder::new().name("native-rules".to_owned()).spawn(listening).is_err() {
+            self.watched.store(false, Ordering::Relaxed);
+        }
     }
 
     /// What is not the internet, as it is now: always the same text for the same host.
@@ -433,6 +444,11 @@ impl Shared {
             if let Some(error) = wait {
                 tracing::debug!(error, "no network is ready for the next sandbox");
                 ready = self.wait(ready, AGAIN);
+                if internet && !self.over.load(Ordering::Relaxed) {
+                    drop(ready);
+                    self.renew();
+                    ready = lock(&self.ready);
+                }
             }
         }
         *ready = Ready::default();

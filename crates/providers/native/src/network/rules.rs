@@ -17,6 +17,7 @@ const FILTER: c_int = 0;
 const SOURCES: c_int = 100;
 
 /// Bits of the state of a connection.
+const INVALID: u32 = 1;
 const ESTABLISHED: u32 = 1 << 1;
 const RELATED: u32 = 1 << 2;
 /// Bit of the status of a connection whose destination was replaced.
@@ -206,6 +207,11 @@ impl Table<'_> {
     /// By destination, whatever a packet claims to belong to.
     fn leaving(&mut self) {
         self.chain("leaving", None);
+        // What is of no connection would leave under the sandbox's own address.
+        self.rule("leaving", |rule| {
+            state(rule, INVALID);
+            rule.verdict(Verdict::Drop);
+        });
         // Other sandboxes, also those of other installations.
         self.rule("leaving", |rule| {
             interface(rule, libc::NFT_META_OIFNAME, INTERFACES);

@@ -7,6 +7,7 @@ use super::{
     protocol::{CloneFds, Report, Setup},
 };
 use crate::{
+    cgroup::Join,
     failure::{Doing, Failure},
     seccomp, sys,
 };
@@ -23,6 +24,8 @@ pub(crate) const LISTENER: u32 = 3;
 pub(crate) const MEMORY_EVENTS: u32 = 4;
 /// Number of the file in which it finds out that no more processes were let be made.
 pub(crate) const PIDS_EVENTS: u32 = 5;
+/// Number of the first of those files by which a process joins the cgroups of the work, if there are any.
+pub(crate) const WORK: u32 = 6;
 /// Descriptors are first moved to here or above, out of the way of the numbers that the agent gets.
 const ABOVE: i32 = 16;
 /// Environment of the agent itself. The environment of processes in the sandbox is the agent's business.
@@ -77,7 +80,7 @@ fn try_run(
         let _ = rustix::process::setpriority_process(None, 0);
     }
 
-    join_cgroups(setup)?;
+    let work = join_cgroups(setup)?;
     sys::new_session_keyring();
     rustix::system::sethostname(setup.id.as_str().as_bytes()).doing(|| "set the host name".to_owned())?;
     if !setup.has_network {
@@ -108,11 +111,12 @@ fn try_run(
     let mut placed = vec![(&null, 0), (&null, 1), (&log, 2), (&listener, LISTENER)];
     placed.extend(memory_events.as_ref().map(|fd| (fd, MEMORY_EVENTS)));
     placed.extend(pids_events.as_ref().map(|fd| (fd, PIDS_EVENTS)));
-    let next = placed.iter().map(|(_, at)| at + 1).max().unwrap_or_default();
+    placed.extend(work.iter().zip(WORK..));
+    let numbers: Vec<u32> = placed.iter().map(|(_, at)| *at).collect();
     for (fd, at) in placed {
         sys::place_fd(fd.as_fd(), at).doing(|| "place a descriptor".to_owned())?;
     }
-    sys::close_from_on_exec(next).doing(|| "close descriptors".to_owned())?;
+    sys::close_on_exec_except(&numbers).doing(|| "close descriptors".to_owned())?;
     Err(sys::exec_fd(agent.as_fd(), &argv, &environment)).doing(|| "start the agent".to_owned())
 }
 
@@ -121,17 +125,26 @@ fn above(fd: &(impl AsFd + ?Sized)) -> rustix::io::Result<OwnedFd> {
 }
 
 /// Joins the cgroups of version 1, for free because it is this process itself and has one thread. On version 2 it was
-/// cloned into its cgroup. Whichever it is becomes the root of what the sandbox sees of cgroups.
-fn join_cgroups(setup: &Setup) -> Result<(), Failure> {
-    for path in &setup.join {
-        let join = || fs::OpenOptions::new().write(true).open(path)?.write_all(b"0");
-        join().doing(|| format!("join the cgroup {}", path.display()))?;
+/// cloned into its cgroup. Whichever it is becomes the root of what the sandbox sees of cgroups. Returned are the files by
+/// which others join, for the agent, which is moved out.
+fn join_cgroups(setup: &Setup) -> Result<Vec<OwnedFd>, Failure> {
+    let mut work = Vec::with_capacity(setup.join.len());
+    for Join { file, by_hand } in &setup.join {
+        let join = || -> std::io::Result<OwnedFd> {
+            let mut open = fs::OpenOptions::new().write(true).open(file)?;
+            if *by_hand {
+                open.write_all(b"0")?;
+            }
+            Ok(above(&open)?)
+        };
+        work.push(join().doing(|| format!("join the cgroup of {}", file.display()))?);
     }
     match sys::new_cgroup_namespace() {
         // A kernel without such namespaces.
-        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-        result => result.doing(|| "make a cgroup namespace".to_owned()),
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {}
+        result => result.doing(|| "make a cgroup namespace".to_owned())?,
     }
+    Ok(work)
 }
 
 fn bring_up_loopback() -> Result<(), Failure> {

@@ -25,7 +25,7 @@ mod serve;
 mod upper;
 mod user_namespace;
 
-pub(crate) use child::{LISTENER, MEMORY_EVENTS, PIDS_EVENTS};
+pub(crate) use child::{LISTENER, MEMORY_EVENTS, PIDS_EVENTS, WORK};
 pub(crate) use client::{ClonedChild, Spawner};
 pub(crate) use protocol::{CloneFds, MAX_REPORT, Report, Setup};
 pub use serve::spawner_main;

@@ -1,7 +1,7 @@
 //! What server, spawner and the first process of a sandbox say to one another. Packets of JSON on a sequenced socket,
 //! descriptors along with them: all three are the same build, so there are no versions.
 
-use crate::{failure::Failure, ids::IdRange, image::Bind};
+use crate::{cgroup::Join, failure::Failure, ids::IdRange, image::Bind};
 use rustix::{
     fd::{BorrowedFd, OwnedFd},
     io::{Errno, IoSlice, IoSliceMut},
@@ -71,8 +71,8 @@ pub(crate) struct Setup {
     pub(crate) lower: PathBuf,
     /// Directories of the host to show.
     pub(crate) binds: Vec<Bind>,
-    /// Files to write `0` to, to join cgroups (version 1).
-    pub(crate) join: Vec<PathBuf>,
+    /// Its cgroups.
+    pub(crate) join: Vec<Join>,
     /// Size of `/dev/shm` and of a root in memory, in MiB; 0: half of the host's memory.
     pub(crate) memory_mb: u32,
     /// Arguments of the agent, its name first.

@@ -9,7 +9,7 @@ use crate::{
     sys,
 };
 use rustix::{
-    fd::{AsFd, OwnedFd},
+    fd::{AsFd, AsRawFd, OwnedFd},
     fs::{Mode, OFlags, Uid},
     thread::{CapabilitySets, capabilities, set_capabilities, set_thread_res_uid},
 };
@@ -48,12 +48,17 @@ fn enter_new(ids: Option<IdRange>) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open("/proc/self/ns/user", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
+/// Closes what is the spawner's: its socket, its lock.
+fn alone(socket: &OwnedFd) -> io::Result<()> {
+    sys::close_all_except(&[socket.as_raw_fd()])
+}
+
 /// Makes a user namespace with the ids of `ids`, or with one user. It exists for as long as the descriptor is open, or a
 /// process is in it.
 pub(super) fn make(ids: Option<IdRange>) -> Result<OwnedFd, Failure> {
     let doing = || "make the namespaces of a sandbox".to_owned();
     let (ours, theirs) = socket_pair().doing(doing)?;
-    let (pid, pidfd) = sys::clone_idle(|| match enter_new(ids) {
+    let (pid, pidfd) = sys::clone_idle(|| match alone(&theirs).and_then(|()| enter_new(ids)) {
         Ok(namespace) => send(theirs.as_fd(), &0, &[namespace.as_fd()]).is_ok(),
         Err(e) => {
             // Whether it arrives or not, there is no namespace.
