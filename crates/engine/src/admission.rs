@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-/// Most memory that can be asked for, in MiB.
+/// Most memory, and most disk, that can be asked for, in MiB.
 const MEMORY_MB: i64 = 16 << 20;
 /// Most processors that can be asked for.
 const VCPUS: i64 = 1024;
@@ -52,6 +52,7 @@ impl Plan {
             memory_mb: number("memory_mb", request.memory_mb, defaults.memory_mb, MEMORY_MB)?,
             vcpus: number("vcpus", request.vcpus, defaults.vcpus, VCPUS)?,
             pids: defaults.pids,
+            disk_mb: number("disk_size_mb", request.disk_mb, defaults.disk_mb, MEMORY_MB)?,
             ephemeral: request.ephemeral,
             runtime: name("runtime", request.runtime.as_deref())?,
             network: name("network_mode", request.network.as_deref())?,
@@ -170,6 +171,7 @@ fn fingerprint(request: &CreateRequest) -> String {
     // What came later is added only where it is used: digests that are stored stay what they are.
     parts.extend(request.runtime.as_ref().map(|runtime| serde_json::json!({ "runtime": runtime })));
     parts.extend(request.network.as_ref().map(|network| serde_json::json!({ "network": network })));
+    parts.extend(request.disk_mb.map(|disk_mb| serde_json::json!({ "disk_mb": disk_mb })));
     let parts = serde_json::Value::from(parts);
     let digest = Sha256::digest(parts.to_string());
     digest.iter().map(|byte| format!("{byte:02x}")).collect()

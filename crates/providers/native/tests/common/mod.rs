@@ -165,6 +165,7 @@ pub(crate) fn spec() -> SandboxSpec {
         memory_mb: 0,
         vcpus: 0,
         pids: 0,
+        disk_mb: 0,
         ephemeral: false,
         runtime: None,
         network: None,
