@@ -238,12 +238,13 @@ fn owned((key, value): (&str, &str)) -> (String, String) {
     (key.to_owned(), value.to_owned())
 }
 
-/// Processes that a container may have, ours included; 0: no limit. A kernel of the sandbox's own does not count its
-/// processes in the host's cgroups, and a limit there would end that kernel.
+/// Disk limit in MiB, if there is one: the smaller of what was asked for and what the configuration allows.
 fn disk_mb(config: &DockerConfig, spec: &SandboxSpec) -> Option<u32> {
     [spec.disk_mb, config.disk_size_mb].into_iter().filter(|mb| *mb > 0).min()
 }
 
+/// Processes that a container may have, ours included; 0: no limit. A kernel of the sandbox's own does not count its
+/// processes in the host's cgroups, and a limit there would end that kernel.
 pub(crate) fn pids_limit(config: &DockerConfig, spec: &SandboxSpec, family: Family, bridged: bool) -> i64 {
     let most = match (spec.pids, config.pids_limit) {
         (0, most) => most,

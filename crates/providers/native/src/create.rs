@@ -97,6 +97,7 @@ impl Maker<'_> {
         .doing(|| "open the agent's log".to_owned())?;
 
         let disk = self.disks.limit(&directory, spec.disk_mb)?;
+        hit(Point::NativeDiskMade);
         let limits = Limits { memory_mb: spec.memory_mb, vcpus: spec.vcpus, pids: spec.pids };
         let groups = self.make_cgroups(id, limits)?;
         hit(Point::NativeCgroupMade);
