@@ -165,7 +165,7 @@ impl Disks {
     pub(crate) fn check(&self, mb: u32) -> stacyvm_provider::Result<()> {
         match mb {
             0 => Ok(()),
-            ..LEAST_MB => Err(stacyvm_provider::Error::invalid_argument(format!(
+            1..LEAST_MB => Err(stacyvm_provider::Error::invalid_argument(format!(
                 "disk_size_mb must be 0 for no limit, or at least {LEAST_MB}"
             ))),
             _ if *self.method() == Method::None => Err(stacyvm_provider::Error::unsupported(format!(

@@ -90,7 +90,7 @@ pub(super) fn holds(directory: &Path) -> bool {
         sys::join_project(handle, project)?;
         heed_quotas()?;
         let path = scratch.path().join("file");
-        let mut file = std::fs::OpenOptions::new().write(true).create(true).mode(0o600).open(path)?;
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         (0..64).try_for_each(|_| file.write_all(&[7; 4 << 10]))?;
         file.sync_all()
     };
