@@ -386,12 +386,26 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_has_no_limit_unless_the_request_or_the_default_says_one() {
+        let mut config = EngineConfig::default();
+        let disk = |given: Option<i64>, config: &EngineConfig| {
+            let request = CreateRequest { disk_mb: given, ..Default::default() };
+            Plan::new(&request, config).unwrap().spec.disk_mb
+        };
+        assert_eq!((disk(None, &config), disk(Some(64), &config)), (0, 64));
+        config.defaults.disk_mb = 512;
+        assert_eq!((disk(None, &config), disk(Some(0), &config), disk(Some(64), &config)), (512, 512, 64));
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_refused() {
         let bad = [
             CreateRequest { memory_mb: Some(-1), ..Default::default() },
             CreateRequest { memory_mb: Some(i64::MAX), ..Default::default() },
             CreateRequest { vcpus: Some(-4), ..Default::default() },
             CreateRequest { vcpus: Some(1025), ..Default::default() },
+            CreateRequest { disk_mb: Some(-1), ..Default::default() },
+            CreateRequest { disk_mb: Some((16 << 20) + 1), ..Default::default() },
             CreateRequest { ttl: Some(Duration::ZERO), ..Default::default() },
             CreateRequest { ttl: Some(Duration::MAX), ..Default::default() },
             CreateRequest { image: Some("a\nb".into()), ..Default::default() },
@@ -426,6 +440,8 @@ mod tests {
         config.defaults.image = "other".into();
         assert_eq!(Plan::new(&request, &config).unwrap().key, before);
         let other = CreateRequest { vcpus: Some(2), ..request };
+        assert_ne!(Plan::new(&other, &config).unwrap().key, before);
+        let other = CreateRequest { disk_mb: Some(64), vcpus: None, ..other };
         assert_ne!(Plan::new(&other, &config).unwrap().key, before);
     }
 }
