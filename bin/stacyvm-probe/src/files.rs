@@ -77,6 +77,22 @@ pub(crate) fn truncate(args: &Args) -> Result {
     Ok(0)
 }
 
+/// `fill FILE MIB`: writes so many MiB; prints how many were written, also where the next did not fit.
+pub(crate) fn fill(args: &Args) -> Result {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+    let file = rustix::fs::open(args.bytes(0)?, flags, Mode::from_raw_mode(0o644)).map_err(system("open"))?;
+    let piece = vec![0xa5; 64 << 10];
+    let pieces = args.number(1)?.saturating_mul(16);
+    let mut written = 0;
+    let result = (0..pieces).try_for_each(|_| {
+        write_all(&file, &piece)?;
+        written += 1;
+        Ok(())
+    });
+    say(format!("{}\n", written / 16).as_bytes())?;
+    result.map(|()| 0)
+}
+
 /// `swap A B MS`: prints `ready` and exchanges the two names over and over, for that long.
 pub(crate) fn swap(args: &Args) -> Result {
     let (one, other) = (args.bytes(0)?, args.bytes(1)?);

@@ -119,6 +119,7 @@ fn run(command: &str, args: &Args) -> Result {
         "mkfifo" => files::mkfifo(args),
         "mkdir" => files::mkdir(args),
         "truncate" => files::truncate(args),
+        "fill" => files::fill(args),
         "touch-many" => files::touch_many(args),
         "swap" => files::swap(args),
         "attempt" => syscalls::one(args),

@@ -110,6 +110,18 @@ fn forks_are_counted_and_memory_is_reported() {
 }
 
 #[test]
+fn a_file_is_filled_as_far_as_that_goes() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("file");
+    let path = path.to_str().unwrap();
+    assert_eq!(text(&run(&["fill", path, "2"])), "2\n");
+    assert_eq!(std::fs::metadata(path).unwrap().len(), 2 << 20);
+    let full = run(&["fill", "/dev/full", "2"]);
+    assert_eq!((text(&full).as_str(), full.status.code()), ("0\n", Some(126)));
+    assert!(String::from_utf8_lossy(&full.stderr).contains("errno 28"), "{full:?}");
+}
+
+#[test]
 fn kill_all_refuses_on_a_real_machine() {
     // As root, or among many processes, it must not even try. Signal 0 would harm nobody if it did.
     let refused = run(&["kill-all", "0"]);

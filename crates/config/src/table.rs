@@ -123,7 +123,7 @@ pub static KEYS: &[Key] = &[
     key("defaults.memory_mb", U32, "1024", Live, "Memory limit in MiB; 0: none."),
     key("defaults.vcpus", U32, "1", Live, "Processor limit; 0: none."),
     key("defaults.pids", U32, "1024", Live, "Processes and threads at once; 0: no limit."),
-    key("defaults.disk_size_mb", ANY, "1024", None, "Disk size in MiB."),
+    key("defaults.disk_size_mb", U32, "0", Live, "Disk limit in MiB; 0: none."),
     key("defaults.pool_size", ANY, "0", None, "Unused."),
     key("defaults.pool_template", Text, "", None, "Unused."),
     key("defaults.max_ttl", Duration, "24h", Live, "Longest time to live; 0s: no limit."),

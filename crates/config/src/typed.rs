@@ -100,6 +100,8 @@ pub struct Defaults {
     pub image: String,
     /// Memory limit in MiB.
     pub memory_mb: u32,
+    /// Disk limit in MiB; 0: none.
+    pub disk_size_mb: u32,
     /// Processor limit.
     pub vcpus: u32,
     /// Processes and threads at once.
@@ -243,6 +245,7 @@ impl Config {
                 memory_mb: u32_of("defaults.memory_mb"),
                 vcpus: u32_of("defaults.vcpus"),
                 pids: u32_of("defaults.pids"),
+                disk_size_mb: u32_of("defaults.disk_size_mb"),
                 max_ttl: settings.duration("defaults.max_ttl"),
                 default_exec_timeout: settings.duration("defaults.default_exec_timeout"),
                 max_exec_timeout: settings.duration("defaults.max_exec_timeout"),

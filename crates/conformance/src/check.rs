@@ -28,6 +28,8 @@ pub enum Need {
     CpuLimit,
     /// [`Capabilities::pids_limit`].
     PidsLimit,
+    /// [`Capabilities::disk_limit`].
+    DiskLimit,
     /// [`Capabilities::root_user`].
     RootUser,
     /// The opposite of [`Capabilities::root_user`].
@@ -55,6 +57,7 @@ impl Need {
             Self::MemoryLimit => (capabilities.memory_limit, "memory_limit"),
             Self::CpuLimit => (capabilities.cpu_limit, "cpu_limit"),
             Self::PidsLimit => (capabilities.pids_limit, "pids_limit"),
+            Self::DiskLimit => (capabilities.disk_limit, "disk_limit"),
             Self::RootUser => (capabilities.root_user, "root_user"),
             Self::Isolated => (capabilities.isolated, "isolated"),
             Self::Stats => (capabilities.stats, "stats"),

@@ -109,6 +109,7 @@ impl Context {
             memory_mb: MEMORY_MB,
             vcpus: 0,
             pids: 128,
+            disk_mb: 0,
             ephemeral: false,
             runtime: None,
             network: None,

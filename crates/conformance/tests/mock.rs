@@ -13,6 +13,7 @@ fn spec(image: &str) -> SandboxSpec {
         memory_mb: 0,
         vcpus: 0,
         pids: 0,
+        disk_mb: 0,
         ephemeral: false,
         runtime: None,
         network: None,

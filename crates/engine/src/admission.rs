@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-/// Most memory that can be asked for, in MiB.
+/// Most memory, and most disk, that can be asked for, in MiB.
 const MEMORY_MB: i64 = 16 << 20;
 /// Most processors that can be asked for.
 const VCPUS: i64 = 1024;
@@ -52,6 +52,7 @@ impl Plan {
             memory_mb: number("memory_mb", request.memory_mb, defaults.memory_mb, MEMORY_MB)?,
             vcpus: number("vcpus", request.vcpus, defaults.vcpus, VCPUS)?,
             pids: defaults.pids,
+            disk_mb: number("disk_size_mb", request.disk_mb, defaults.disk_mb, MEMORY_MB)?,
             ephemeral: request.ephemeral,
             runtime: name("runtime", request.runtime.as_deref())?,
             network: name("network_mode", request.network.as_deref())?,
@@ -170,6 +171,7 @@ fn fingerprint(request: &CreateRequest) -> String {
     // What came later is added only where it is used: digests that are stored stay what they are.
     parts.extend(request.runtime.as_ref().map(|runtime| serde_json::json!({ "runtime": runtime })));
     parts.extend(request.network.as_ref().map(|network| serde_json::json!({ "network": network })));
+    parts.extend(request.disk_mb.map(|disk_mb| serde_json::json!({ "disk_mb": disk_mb })));
     let parts = serde_json::Value::from(parts);
     let digest = Sha256::digest(parts.to_string());
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -384,12 +386,26 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_has_no_limit_unless_the_request_or_the_default_says_one() {
+        let mut config = EngineConfig::default();
+        let disk = |given: Option<i64>, config: &EngineConfig| {
+            let request = CreateRequest { disk_mb: given, ..Default::default() };
+            Plan::new(&request, config).unwrap().spec.disk_mb
+        };
+        assert_eq!((disk(None, &config), disk(Some(64), &config)), (0, 64));
+        config.defaults.disk_mb = 512;
+        assert_eq!((disk(None, &config), disk(Some(0), &config), disk(Some(64), &config)), (512, 512, 64));
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_refused() {
         let bad = [
             CreateRequest { memory_mb: Some(-1), ..Default::default() },
             CreateRequest { memory_mb: Some(i64::MAX), ..Default::default() },
             CreateRequest { vcpus: Some(-4), ..Default::default() },
             CreateRequest { vcpus: Some(1025), ..Default::default() },
+            CreateRequest { disk_mb: Some(-1), ..Default::default() },
+            CreateRequest { disk_mb: Some((16 << 20) + 1), ..Default::default() },
             CreateRequest { ttl: Some(Duration::ZERO), ..Default::default() },
             CreateRequest { ttl: Some(Duration::MAX), ..Default::default() },
             CreateRequest { image: Some("a\nb".into()), ..Default::default() },
@@ -424,6 +440,8 @@ mod tests {
         config.defaults.image = "other".into();
         assert_eq!(Plan::new(&request, &config).unwrap().key, before);
         let other = CreateRequest { vcpus: Some(2), ..request };
+        assert_ne!(Plan::new(&other, &config).unwrap().key, before);
+        let other = CreateRequest { disk_mb: Some(64), vcpus: None, ..other };
         assert_ne!(Plan::new(&other, &config).unwrap().key, before);
     }
 }

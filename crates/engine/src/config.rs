@@ -53,6 +53,8 @@ pub struct Defaults {
     pub vcpus: u32,
     /// Processes and threads at once; 0: no limit.
     pub pids: u32,
+    /// Disk limit in MiB; 0: none.
+    pub disk_mb: u32,
     /// Time to live.
     pub ttl: Duration,
     /// Name of the provider.
@@ -107,6 +109,7 @@ impl Default for Defaults {
             memory_mb: 1024,
             vcpus: 1,
             pids: 1024,
+            disk_mb: 0,
             ttl: Duration::from_secs(30 * 60),
             provider: "native".into(),
         }

@@ -81,6 +81,7 @@ impl From<SandboxRecord> for Sandbox {
             metadata: record.spec.metadata,
             preview_domain: record.preview_domain,
             reason: record.reason,
+            disk_size_mb: (record.spec.disk_mb > 0).then_some(record.spec.disk_mb),
             limits_hit: record.limits_hit,
         }
     }

@@ -19,6 +19,8 @@ pub struct CreateRequest {
     pub memory_mb: Option<i64>,
     /// Processor limit; 0: the default. Negative values and more than 1024 are refused.
     pub vcpus: Option<i64>,
+    /// Disk limit in MiB; 0: the default. Negative values and more than 16 TiB are refused.
+    pub disk_mb: Option<i64>,
     /// Time to live, counted from when it runs. Zero is refused.
     pub ttl: Option<Duration>,
     /// Who it belongs to: at most 128 characters, no white space, control characters, `/` or `\`.

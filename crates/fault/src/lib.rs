@@ -52,6 +52,7 @@ points! {
     DestroyUnmade = "engine.destroy.unmade", Destroy, "The runtime removed it, the row still says `destroying`.";
     DestroyDone = "engine.destroy.done", Destroy, "The row says `destroyed`, the caller has no answer.";
     NativeDirMade = "native.create.directory", Create, "Its directory exists, nothing runs.";
+    NativeDiskMade = "native.create.disk", Create, "The limit of its disk exists, nothing runs.";
     NativeCgroupMade = "native.create.cgroup", Create, "Its cgroups exist, nothing runs.";
     NativeCloned = "native.create.cloned", Create, "Its first process exists and is not recorded.";
     NativeRecorded = "native.create.recorded", Create, "Its first process is recorded and waits to go on.";

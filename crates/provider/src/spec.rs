@@ -64,6 +64,9 @@ pub struct SandboxSpec {
     /// Processes and threads at once; 0: no limit.
     #[serde(default)]
     pub pids: u32,
+    /// Disk that files written in the sandbox may take, in MiB; 0: no limit.
+    #[serde(default)]
+    pub disk_mb: u32,
     /// The sandbox must not outlive the control plane that made it (`stacyvm run`).
     #[serde(default)]
     pub ephemeral: bool,
@@ -135,4 +138,7 @@ pub struct Capabilities {
     /// Running out of memory may end the whole sandbox and not only the process (gVisor); `memory_limit` holds all the
     /// same.
     pub oom_ends_sandbox: bool,
+    /// `SandboxSpec::disk_mb` is enforced. False also where that is not known beforehand; what cannot be enforced is refused
+    /// when it is asked for.
+    pub disk_limit: bool,
 }

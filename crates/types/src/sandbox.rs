@@ -111,6 +111,9 @@ pub struct Sandbox {
     /// Why it is in state `error` or `unhealthy`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
+    /// Disk limit in MiB; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_size_mb: Option<u32>,
     /// Limits that were hit, by name (`oom`, `disk_full`, `pids`).
     #[serde(default, skip_serializing_if = "LimitsHit::is_empty")]
     #[schema(value_type = BTreeMap<String, crate::LimitHits>)]
@@ -135,6 +138,9 @@ pub struct CreateSandbox {
     /// Memory limit in MiB; default: `defaults.memory_mb`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_mb: Option<i64>,
+    /// Disk limit in MiB; default: `defaults.disk_size_mb`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_size_mb: Option<i64>,
     /// Processor limit; default: `defaults.vcpus`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpus: Option<i64>,

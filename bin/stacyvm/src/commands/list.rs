@@ -86,6 +86,7 @@ mod tests {
             metadata: BTreeMap::new(),
             preview_domain: String::new(),
             reason: String::new(),
+            disk_size_mb: None,
             limits_hit: BTreeMap::new(),
         };
         let now = "2026-05-04T12:00:00Z".parse::<Timestamp>().unwrap().to_zoned_datetime(TimeZone::UTC);

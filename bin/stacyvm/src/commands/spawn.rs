@@ -29,6 +29,9 @@ pub(crate) struct Spawn {
     /// Memory limit: a number of MiB, or 512m, 2g
     #[arg(long, value_name = "SIZE", value_parser = parse::memory)]
     memory: Option<i64>,
+    /// Disk limit: a number of MiB, or 512m, 2g
+    #[arg(long, value_name = "SIZE", value_parser = parse::memory)]
+    disk: Option<i64>,
     /// What isolates it, where the provider offers a choice: runc, runsc, …
     #[arg(long, value_name = "NAME")]
     runtime: Option<String>,
@@ -52,6 +55,7 @@ impl Spawn {
             runtime: self.runtime.clone(),
             network_mode: self.network.clone(),
             memory_mb: self.memory,
+            disk_size_mb: self.disk,
             vcpus: self.vcpus,
             ttl: self.ttl.map(|ttl| ttl.to_string()),
             metadata: (!metadata.is_empty()).then_some(metadata),

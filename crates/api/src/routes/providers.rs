@@ -116,6 +116,7 @@ fn capabilities(capabilities: &Capabilities) -> Vec<String> {
         stats,
         pause,
         oom_ends_sandbox,
+        disk_limit,
     } = *capabilities;
     let mut words: Vec<&str> =
         vec!["spawn", "exec", "exec_stream", "files", "console", "health", "runtime_inventory", isolation];
@@ -129,6 +130,7 @@ fn capabilities(capabilities: &Capabilities) -> Vec<String> {
         ("stats", stats),
         ("pause", pause),
         ("oom_ends_sandbox", oom_ends_sandbox),
+        ("disk_limit", disk_limit),
     ] {
         if has {
             words.push(word);
@@ -154,6 +156,7 @@ mod tests {
             stats: true,
             pause: false,
             oom_ends_sandbox: false,
+            disk_limit: false,
         });
         let expected = [
             "spawn",

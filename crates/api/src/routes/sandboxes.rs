@@ -233,6 +233,7 @@ fn create_request(body: CreateSandbox, caller: Option<String>) -> Result<CreateR
         runtime: body.runtime,
         network: body.network_mode,
         memory_mb: body.memory_mb,
+        disk_mb: body.disk_size_mb,
         vcpus: body.vcpus,
         ttl: ttl(body.ttl.as_deref())?,
         owner: caller.or(body_owner),

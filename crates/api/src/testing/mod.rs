@@ -228,6 +228,7 @@ impl Provider for FakeProvider {
             stats: true,
             pause: true,
             oom_ends_sandbox: false,
+            disk_limit: false,
         }
     }
 

@@ -20,11 +20,16 @@ checks! {
     "limits.pids_start" "start is ResourceLimit while there is no room for another process, and works again behind that" [PidsLimit] 45 pids_start;
     "limits.oom_reported" "a process that ran out of the sandbox's memory is said to have hit oom, and others that nothing hit are not" [MemoryLimit, OomEndsProcess] 45 oom_reported;
     "limits.pids_reported" "a process that was let make no more processes is said to have hit pids, while it runs and behind its end, and so is a start that is refused for that" [PidsLimit] 45 pids_reported;
+    "limits.disk" "a sandbox writes no more than its disk limit, goes on when that is reached, and others write on" [DiskLimit] 60 disk;
+    "limits.disk_reported" "a process that found the sandbox's disk full is said to have hit disk_full, and others that nothing hit are not" [DiskLimit] 45 disk_reported;
     "limits.cpu" "busy processes get no more processor time than the sandbox has processors" [CpuLimit] 45 cpu;
 }
 
 const MEMORY_MB: u32 = 64;
 const PIDS: u32 = 24;
+const DISK_MB: u32 = 32;
+/// What fits on that disk beside whatever a filesystem needs for itself, in MiB.
+const FITS: &str = "8";
 
 async fn small(cx: &Context) -> Verdict<Sandbox> {
     cx.sandbox_with(SandboxSpec { memory_mb: MEMORY_MB, pids: PIDS, ..cx.spec() }).await
@@ -211,6 +216,61 @@ async fn pids_reported(cx: Context) -> Verdict {
     sandbox.kill(&forker.id).await?;
     let ended = sandbox.wait(&forker.id).await?;
     ensure!(ended.limits_hit == [Limit::Pids], "behind its end, it hit {:?}", ended.limits_hit);
+    Ok(())
+}
+
+/// A sandbox with a small disk, and [`FITS`] in `before` on it.
+async fn small_disk(cx: &Context) -> Verdict<Sandbox> {
+    let sandbox = cx.sandbox_with(SandboxSpec { disk_mb: DISK_MB, ..cx.spec() }).await?;
+    sandbox.probe_ok(&["fill", "before", FITS]).await?;
+    Ok(sandbox)
+}
+
+async fn fill_disk(sandbox: &Sandbox) -> Verdict<ProcessInfo> {
+    let done = sandbox.probe(&["fill", "rest", &(DISK_MB * 3).to_string()]).await?;
+    let got = allocated(&done.text());
+    ensure!(got < DISK_MB, "{got} MiB more were written, the limit is {DISK_MB}");
+    ensure!(done.info.outcome == Some(Outcome::Exited(126)), "it ended with {:?}", done.info.outcome);
+    Ok(done.info)
+}
+
+async fn disk(cx: Context) -> Verdict {
+    let (sandbox, other) = (small_disk(&cx).await?, small_disk(&cx).await?);
+    fill_disk(&sandbox).await?;
+    cx.prompt("ping", sandbox.guest.ping()).await?.during("ping")?;
+    cx.prompt("processes", sandbox.guest.processes()).await?.during("processes")?;
+    sandbox.probe_ok(&["exit", "0"]).await?;
+    other.probe_ok(&["fill", "more", FITS]).await?;
+    // What is given back can be had again.
+    sandbox.guest.remove("/workspace/before", false).await.during("remove on a full disk")?;
+    sandbox.probe_ok(&["fill", "again", "4"]).await?;
+    fill_disk(&sandbox).await?;
+    cx.destroy(&sandbox.id).await?;
+    gone(&cx, &sandbox.id).await?;
+    other.probe_ok(&["fill", "after", "4"]).await?;
+    Ok(())
+}
+
+async fn disk_reported(cx: Context) -> Verdict {
+    let sandbox = small_disk(&cx).await?;
+    let well = sandbox.probe(&["exit", "3"]).await?.info;
+    ensure!(
+        well.limits_hit.is_empty(),
+        "before anything was hit, a process is said to have hit {:?}",
+        well.limits_hit
+    );
+    let done = fill_disk(&sandbox).await?;
+    let hit = &done.limits_hit;
+    ensure!(*hit == [Limit::DiskFull], "the end of its output says that it hit {hit:?}");
+    let known = cx.prompt("process", sandbox.guest.process(&done.id)).await?.during("process")?;
+    ensure!(known.limits_hit == [Limit::DiskFull], "asked behind its end, it hit {:?}", known.limits_hit);
+    sandbox.guest.remove("/workspace/before", false).await.during("remove on a full disk")?;
+    let next = sandbox.probe(&["exit", "3"]).await?.info;
+    ensure!(
+        next.limits_hit.is_empty(),
+        "with room again, a process is said to have hit {:?}",
+        next.limits_hit
+    );
     Ok(())
 }
 

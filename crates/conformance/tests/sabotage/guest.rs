@@ -87,6 +87,11 @@ impl BrokenGuest {
         let holds = |hides, claims| self.defects.has(hides) && !self.defects.has(claims);
         if holds(Defect::HidesOom, Defect::ClaimsMemoryLimit) && word(1) == Some("alloc") && number > 40 {
             spec.argv.splice(1.., ["self-signal", "9", FOR_MEMORY].map(str::to_owned));
+        } else if holds(Defect::HidesDiskFull, Defect::ClaimsDiskLimit)
+            && word(1) == Some("fill")
+            && number > 40
+        {
+            spec.argv.splice(1.., ["exit", "126"].map(str::to_owned));
         } else if holds(Defect::HidesPidsHit, Defect::ClaimsPidsLimit) {
             let forkers: Vec<_> = self.forkers.lock().unwrap().iter().cloned().collect();
             for forker in forkers {

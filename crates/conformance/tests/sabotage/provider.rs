@@ -69,6 +69,10 @@ impl Broken {
         self.defects.has(Defect::ClaimsMemoryLimit) || self.defects.has(Defect::HidesOom)
     }
 
+    fn claims_disk_limit(&self) -> bool {
+        self.defects.has(Defect::ClaimsDiskLimit) || self.defects.has(Defect::HidesDiskFull)
+    }
+
     async fn pause_wrongly(&self, id: &SandboxId) -> Result<()> {
         if self.defects.has(Defect::SecondPauseFails) && self.paused.lock().unwrap().contains(id) {
             return Err(Error::invalid_argument("it is paused already"));
@@ -158,6 +162,7 @@ impl Provider for Broken {
             pids_limit: honest.pids_limit
                 || self.defects.has(Defect::ClaimsPidsLimit)
                 || self.defects.has(Defect::HidesPidsHit),
+            disk_limit: honest.disk_limit || self.claims_disk_limit(),
             oom_ends_sandbox: self.oom_ends_sandbox,
             ..honest
         }
@@ -172,6 +177,9 @@ impl Provider for Broken {
         if self.defects.has(Defect::CreateStartsOver) && before.is_some() {
             self.inner.destroy(id).await?;
         }
+        // The mock refuses a limit that it does not keep.
+        let disk_mb = if self.claims_disk_limit() { 0 } else { spec.disk_mb };
+        let spec = &SandboxSpec { disk_mb, ..spec.clone() };
         if self.defects.has(Defect::SubstitutesImage) && spec.image == MISSING_IMAGE {
             let spec = SandboxSpec { image: "host".to_owned(), ..spec.clone() };
             return self.inner.create(id, &spec).await;

@@ -261,6 +261,7 @@ impl Provider for Fake {
             stats: true,
             pause: true,
             oom_ends_sandbox: false,
+            disk_limit: false,
         }
     }
 

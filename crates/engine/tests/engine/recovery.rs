@@ -20,6 +20,7 @@ fn row(state: SandboxState) -> SandboxRow {
         memory_mb: 1,
         vcpus: 1,
         pids: 1,
+        disk_mb: 0,
         ephemeral: false,
         runtime: None,
         network: None,

@@ -184,6 +184,7 @@ impl Provider for MockProvider {
             stats: true,
             pause: true,
             oom_ends_sandbox: false,
+            disk_limit: false,
         }
     }
 
@@ -198,6 +199,9 @@ impl Provider for MockProvider {
     async fn create(&self, id: &SandboxId, spec: &SandboxSpec) -> Result<Created> {
         spec.refuse_runtime(self.name())?;
         spec.refuse_network(self.name())?;
+        if spec.disk_mb > 0 {
+            return Err(Error::unsupported("the mock runtime limits nothing: leave disk_size_mb out"));
+        }
         if spec.image.is_empty() {
             return Err(Error::invalid_argument("the image has no name"));
         }

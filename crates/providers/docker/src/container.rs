@@ -179,8 +179,8 @@ impl Blueprint<'_> {
             mounts: Some(self.mounts()),
             tmpfs: Some(self.tmpfs()),
             ulimits: Some(self.ulimits()),
-            storage_opt: (self.config.disk_size_mb > 0)
-                .then(|| HashMap::from([("size".to_owned(), format!("{}m", self.config.disk_size_mb))])),
+            storage_opt: disk_mb(self.config, self.spec)
+                .map(|mb| HashMap::from([("size".to_owned(), format!("{mb}m"))])),
             ipc_mode: Some("private".to_owned()),
             log_config: Some(HostConfigLogConfig {
                 typ: Some("json-file".to_owned()),
@@ -236,6 +236,11 @@ impl Blueprint<'_> {
 
 fn owned((key, value): (&str, &str)) -> (String, String) {
     (key.to_owned(), value.to_owned())
+}
+
+/// Disk limit in MiB, if there is one: the smaller of what was asked for and what the configuration allows.
+fn disk_mb(config: &DockerConfig, spec: &SandboxSpec) -> Option<u32> {
+    [spec.disk_mb, config.disk_size_mb].into_iter().filter(|mb| *mb > 0).min()
 }
 
 /// Processes that a container may have, ours included; 0: no limit. A kernel of the sandbox's own does not count its
@@ -297,6 +302,7 @@ pub(crate) mod tests {
             memory_mb: 64,
             vcpus: 2,
             pids: 100,
+            disk_mb: 0,
             ephemeral: false,
             runtime: None,
             network: None,

@@ -214,8 +214,8 @@ impl Inner {
 fn not_made(error: Failure) -> Error {
     let said = words(&error);
     if said.contains("storage-opt") || said.contains("storage opt") || said.contains("pquota") {
-        return Error::unavailable(
-            "the docker daemon's storage cannot limit a sandbox's disk: use overlay2 on xfs mounted with pquota, btrfs or zfs, or set providers.docker.disk_size_mb to 0",
+        return Error::unsupported(
+            "the docker daemon's storage cannot limit a sandbox's disk: use overlay2 on xfs mounted with pquota, btrfs or zfs, or leave disk_size_mb, defaults.disk_size_mb and providers.docker.disk_size_mb out",
         )
         .because(error);
     }

@@ -313,6 +313,8 @@ impl Provider for DockerProvider {
             stats: true,
             pause: true,
             oom_ends_sandbox: self.family == Family::Gvisor,
+            // Depends on the daemon's storage, which says so when it is asked for.
+            disk_limit: false,
         }
     }
 

@@ -11,6 +11,7 @@
 
 use crate::{
     cgroup::{self, Limits, SandboxCgroups},
+    disk::Disks,
     failure::{Doing, Failure},
     image::Image,
     layout::{self, Layout, make_private_dir, open_dir},
@@ -43,6 +44,7 @@ pub(crate) struct Maker<'a> {
     pub(crate) cgroups: &'a cgroup::Host,
     pub(crate) spawner: &'a Spawner,
     pub(crate) network: &'a Network,
+    pub(crate) disks: &'a Disks,
     pub(crate) installation_id: &'a str,
 }
 
@@ -95,6 +97,8 @@ impl Maker<'_> {
         )
         .doing(|| "open the agent's log".to_owned())?;
 
+        let disk = self.disks.limit(&directory, spec.disk_mb)?;
+        hit(Point::NativeDiskMade);
         let limits = Limits { memory_mb: spec.memory_mb, vcpus: spec.vcpus, pids: spec.pids };
         let groups = self.make_cgroups(id, limits)?;
         hit(Point::NativeCgroupMade);
@@ -112,6 +116,7 @@ impl Maker<'_> {
             binds: image.binds.clone(),
             join: groups.joins(),
             memory_mb: spec.memory_mb,
+            disk,
             argv: self.agent_arguments(
                 id,
                 memory_events.is_some(),

@@ -6,6 +6,7 @@
 
 use crate::{
     cgroup::{self, Freezer},
+    disk,
     failure::{Doing, Failure},
     layout::Layout,
     network,
@@ -51,6 +52,7 @@ pub(crate) fn destroy(layout: &Layout, cgroups: &cgroup::Host, id: &SandboxId) -
         if let Some(attachment) = record.state.as_ref().and_then(|state| state.network.as_ref()) {
             network::free(attachment)?;
         }
+        disk::release(&directory);
         hit(Point::NativeCgroupGone);
         set_aside(layout, id, &directory)?;
         hit(Point::NativeFilesMoved);

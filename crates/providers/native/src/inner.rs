@@ -2,10 +2,11 @@
 
 use crate::{
     NativeConfig,
-    cgroup::{self, FREEZE, Freezer, SandboxCgroups},
+    cgroup::{self, Controller, FREEZE, Freezer, SandboxCgroups},
     console,
     create::{Made, Maker},
     destroy::{destroy, empty_trash},
+    disk::{Disks, Terms},
     entry::{Entry, SocketEndpoint},
     failure::Doing,
     health,
@@ -46,6 +47,7 @@ pub(crate) struct Inner {
     /// Before the spawner, which takes the rules away once it is alone: fields are dropped in this order.
     pub(crate) network: Network,
     pub(crate) spawner: Arc<Spawner>,
+    pub(crate) disks: Disks,
     pub(crate) user_namespaces: UserNamespaces,
     image_dirs: Vec<PathBuf>,
     host_image: HostImage,
@@ -74,9 +76,16 @@ impl Inner {
             config.agent,
             config.lock,
         )?);
+        let cgroups = cgroup::Host::discover(&config.installation_id);
+        let user_namespaces = UserNamespaces::start(layout.clone(), Arc::clone(&spawner))?;
+        let terms = Terms {
+            limits_memory: cgroups.has(Controller::Memory),
+            user_namespaces: user_namespaces.has_ranges(),
+        };
         let inner = Arc::new(Self {
-            cgroups: cgroup::Host::discover(&config.installation_id),
-            user_namespaces: UserNamespaces::start(layout.clone(), Arc::clone(&spawner))?,
+            disks: Disks::new(&layout, &config.installation_id, terms),
+            cgroups,
+            user_namespaces,
             layout,
             installation_id: config.installation_id,
             generation: config.generation,
@@ -98,6 +107,7 @@ impl Inner {
             return Ok(inner);
         }
         if exclusive {
+            inner.disks.tidy();
             inner.remove_ephemeral();
         }
         inner.network.start(&inner.layout, exclusive).doing(|| "start a thread".to_owned())?;
@@ -127,6 +137,7 @@ impl Inner {
             tracing::warn!(%error, "the native spawner does not start");
         }
         self.user_namespaces.prepare();
+        self.disks.method();
         match self.host_image.get(&self.layout) {
             Ok(current) if exclusive => {
                 let ids = self.layout.ids().unwrap_or_default();
@@ -280,12 +291,14 @@ impl Inner {
     async fn make(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<Made> {
         let (id, spec) = (id.clone(), spec.clone());
         self.blocking(move |inner| {
+            inner.disks.check(spec.disk_mb)?;
             let image = image::resolve(&spec.image, &inner.layout, &inner.image_dirs, &inner.host_image)?;
             let maker = Maker {
                 layout: &inner.layout,
                 cgroups: &inner.cgroups,
                 spawner: &inner.spawner,
                 network: &inner.network,
+                disks: &inner.disks,
                 installation_id: &inner.installation_id,
             };
             let mut user_namespace = inner.user_namespaces.take()?;

@@ -10,6 +10,7 @@ mod config;
 mod console;
 mod create;
 mod destroy;
+mod disk;
 mod entry;
 mod failure;
 mod health;

@@ -3,7 +3,9 @@
 use crate::{
     NativeConfig,
     cgroup::Controller,
-    console, health,
+    console,
+    disk::Method,
+    health,
     inner::Inner,
     sandboxes::{Look, look},
     usage,
@@ -71,6 +73,7 @@ impl Provider for NativeProvider {
             // All processes of a sandbox are found where their time is counted.
             pause: has(Controller::Freezer) && has(Controller::Cpuacct),
             oom_ends_sandbox: false,
+            disk_limit: *self.inner.disks.method() != Method::None,
         }
     }
 
@@ -89,7 +92,11 @@ impl Provider for NativeProvider {
                 inner.spawner.start().err().map(|e| format!("the native spawner does not start: {e}"))
             });
             let problem = problem.or_else(|| health::tried(&inner.spawner));
-            Ok((problem, health::warnings(inner)))
+            let mut warnings = health::warnings(inner);
+            if problem.is_none() {
+                warnings.extend(inner.disks.warning());
+            }
+            Ok((problem, warnings))
         });
         let (problem, warnings) = match tokio::time::timeout(Duration::from_secs(5), looked).await {
             Ok(Ok(answer)) => answer,
@@ -248,6 +255,7 @@ impl Provider for NativeProvider {
             ("data_dir", self.inner.layout.data_dir().display().to_string()),
             ("installation", self.inner.installation_id.clone()),
             ("cgroups", cgroups.join(" ")),
+            ("disk_limit", self.inner.disks.describe().to_owned()),
         ];
         let all = own.into_iter().chain(self.inner.network.settings());
         all.map(|(key, value)| (key.to_owned(), value)).collect()
@@ -290,6 +298,7 @@ mod tests {
             memory_mb: 0,
             vcpus: 0,
             pids: 0,
+            disk_mb: 0,
             ephemeral: false,
             runtime: None,
             network: None,

@@ -105,6 +105,7 @@ mod tests {
             memory_mb: 64,
             vcpus: 1,
             pids: 10,
+            disk_mb: 0,
             ephemeral: true,
             runtime: None,
             network: None,

@@ -80,6 +80,7 @@ mod tests {
             memory_mb: 0,
             vcpus: 0,
             pids: 0,
+            disk_mb: 0,
             ephemeral: false,
             runtime: None,
             network: None,

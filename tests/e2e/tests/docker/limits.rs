@@ -82,6 +82,7 @@ async fn a_full_sandbox_lends_room_to_a_bridge() -> Result<()> {
         memory_mb: 128,
         vcpus: 0,
         pids: 24,
+        disk_mb: 0,
         ephemeral: false,
         runtime: None,
         network: None,

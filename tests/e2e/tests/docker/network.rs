@@ -36,6 +36,7 @@ fn spec(image: &str) -> SandboxSpec {
         memory_mb: 128,
         vcpus: 1,
         pids: 64,
+        disk_mb: 0,
         ephemeral: false,
         runtime: None,
         network: None,

@@ -92,6 +92,7 @@ fn engine_config(config: &Config) -> EngineConfig {
             memory_mb: defaults.memory_mb,
             vcpus: defaults.vcpus,
             pids: defaults.pids,
+            disk_mb: defaults.disk_size_mb,
             ttl: LIFETIME,
             provider: "native".to_owned(),
         },
@@ -112,6 +113,7 @@ async fn in_engine(
     let request = CreateRequest {
         image: Some(image),
         memory_mb: run.memory,
+        disk_mb: run.disk,
         vcpus: run.cpus,
         network: run.network.clone(),
         ephemeral: true,

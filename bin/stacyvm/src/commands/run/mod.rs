@@ -49,6 +49,9 @@ pub(crate) struct Run {
     /// Memory limit: a number of MiB, or 512m, 2g
     #[arg(long, value_name = "SIZE", value_parser = parse::memory)]
     memory: Option<i64>,
+    /// Disk limit: a number of MiB, or 512m, 2g
+    #[arg(long, value_name = "SIZE", value_parser = parse::memory)]
+    disk: Option<i64>,
     /// Processor limit
     #[arg(long, visible_alias = "vcpus", value_name = "N", value_parser = parse::processors)]
     cpus: Option<i64>,

@@ -18,6 +18,7 @@ pub(super) async fn run(run: &Run, global: &Global) -> Result<u8> {
     let request = CreateSandbox {
         image: Some(run.image.clone()),
         memory_mb: run.memory,
+        disk_size_mb: run.disk,
         vcpus: run.cpus,
         network_mode: run.network.clone(),
         ..CreateSandbox::default()

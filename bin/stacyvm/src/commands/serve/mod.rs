@@ -199,6 +199,7 @@ fn engine_config(config: &Config, provider: String, generation: u64) -> EngineCo
             memory_mb: defaults.memory_mb,
             vcpus: defaults.vcpus,
             pids: defaults.pids,
+            disk_mb: defaults.disk_size_mb,
             ttl: defaults.ttl,
             provider,
         },

@@ -18,6 +18,7 @@
 
 mod child;
 mod client;
+mod disk;
 mod mounts;
 mod privileges;
 mod protocol;
@@ -27,6 +28,7 @@ mod user_namespace;
 
 pub(crate) use child::{LISTENER, MEMORY_EVENTS, PIDS_EVENTS, WORK};
 pub(crate) use client::{ClonedChild, Spawner};
+pub(crate) use disk::mount_image;
 pub(crate) use protocol::{CloneFds, MAX_REPORT, Report, Setup};
 pub use serve::spawner_main;
 pub(crate) use upper::USER;

@@ -2,6 +2,7 @@
 //! is gone when the last process is.
 
 use super::{
+    disk,
     protocol::{Report, Setup},
     upper::{self, open_dir},
 };
@@ -149,6 +150,11 @@ fn mount_root(setup: &Setup, lower: BorrowedFd<'_>) -> Result<Upper, Failure> {
         let upper = open_dir(CWD, path).doing(|| "open the upper layer".to_owned())?;
         upper::fill(upper.as_fd(), lower, setup.id.as_str(), base(setup), setup.resolv_conf.as_deref())
     };
+    if disk::mount_layer(setup)? {
+        fill("work/upper")?;
+        overlay(lower, "work/upper", "work/work").doing(|| "mount the root".to_owned())?;
+        return Ok(Upper::OnDisk);
+    }
     fill("upper")?;
     match overlay(lower, "upper", "work") {
         Ok(()) => return Ok(Upper::OnDisk),
@@ -156,13 +162,8 @@ fn mount_root(setup: &Setup, lower: BorrowedFd<'_>) -> Result<Upper, Failure> {
         Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::STALE | Errno::XDEV) => {}
         Err(e) => return Err(e).doing(|| "mount the root".to_owned()),
     }
-    let options = format!("mode=700,{}", size(setup));
-    mount("tmpfs", "work", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, c_string(&options)?.as_c_str())
-        .doing(|| "mount a root in memory".to_owned())?;
-    for path in ["work/upper", "work/work"] {
-        rustix::fs::mkdir(path, Mode::from_raw_mode(0o755))
-            .doing(|| "prepare a root in memory".to_owned())?;
-    }
+    disk::mount_memory(setup)?;
+    disk::make_directories()?;
     fill("work/upper")?;
     overlay(lower, "work/upper", "work/work").doing(|| "mount the root".to_owned())?;
     Ok(Upper::InMemory)
@@ -296,13 +297,13 @@ fn owner(setup: &Setup) -> String {
 }
 
 /// Size of what is in memory: the memory limit, or the kernel's own choice.
-fn size(setup: &Setup) -> String {
+pub(super) fn size(setup: &Setup) -> String {
     match setup.memory_mb {
         0 => "size=50%".to_owned(),
         memory => format!("size={memory}m"),
     }
 }
 
-fn c_string(text: &str) -> Result<CString, Failure> {
+pub(super) fn c_string(text: &str) -> Result<CString, Failure> {
     CString::new(text).map_err(|_| Failure::plain("use a text with a zero byte"))
 }

@@ -1,7 +1,7 @@
 //! What server, spawner and the first process of a sandbox say to one another. Packets of JSON on a sequenced socket,
 //! descriptors along with them: all three are the same build, so there are no versions.
 
-use crate::{cgroup::Join, failure::Failure, ids::IdRange, image::Bind};
+use crate::{cgroup::Join, disk::Sized, failure::Failure, ids::IdRange, image::Bind};
 use rustix::{
     fd::{BorrowedFd, OwnedFd},
     io::{Errno, IoSlice, IoSliceMut},
@@ -75,6 +75,8 @@ pub(crate) struct Setup {
     pub(crate) join: Vec<Join>,
     /// Size of `/dev/shm` and of a root in memory, in MiB; 0: half of the host's memory.
     pub(crate) memory_mb: u32,
+    /// The limit of its disk, if it has one.
+    pub(crate) disk: Option<Sized>,
     /// Arguments of the agent, its name first.
     pub(crate) argv: Vec<String>,
     /// Its user ids on the host, those of the user namespace that comes along; without, it has none of its own.
@@ -236,6 +238,7 @@ impl Setup {
             binds: Vec::new(),
             join: Vec::new(),
             memory_mb: 0,
+            disk: None,
             argv: Vec::new(),
             ids: None,
             clones_into_cgroup,

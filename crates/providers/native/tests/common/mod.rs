@@ -138,12 +138,22 @@ impl Host {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let data_dir = self.data_dir.to_str().unwrap();
         left.extend(mounts.lines().filter(|m| m.contains(data_dir)).map(|m| format!("mount {m}")));
+        left.extend(self.loop_devices().iter().map(|l| format!("loop device of {l}")));
         left.extend(self.cgroups().iter().map(|c| format!("cgroup {}", c.display())));
         for directory in ["sandboxes", "trash"] {
             let entries = fs::read_dir(self.data_dir.join(directory)).into_iter().flatten().flatten();
             left.extend(entries.map(|e| format!("file {}", e.path().display())));
         }
         left
+    }
+
+    /// Files of this installation that are behind loop devices.
+    pub(crate) fn loop_devices(&self) -> Vec<String> {
+        let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+        devices
+            .filter_map(|device| fs::read_to_string(device.path().join("loop/backing_file")).ok())
+            .filter(|file| file.contains(self.data_dir.to_str().unwrap()))
+            .collect()
     }
 
     /// Cgroups of this installation.
@@ -165,6 +175,7 @@ pub(crate) fn spec() -> SandboxSpec {
         memory_mb: 0,
         vcpus: 0,
         pids: 0,
+        disk_mb: 0,
         ephemeral: false,
         runtime: None,
         network: None,
