@@ -34,6 +34,8 @@ use std::{
 
 /// Time between two looks at the host's interfaces, as what is near changes with them.
 const LOOK: Duration = Duration::from_secs(10);
+/// How long after some were taken others are made: whoever took one has use for the processors now.
+const PAUSE: Duration = Duration::from_millis(20);
 /// Pause after a namespace could not be made.
 const AGAIN: Duration = Duration::from_secs(5);
 /// Numbers that are tried for one sandbox. Others may have taken some.
@@ -434,6 +436,9 @@ impl Shared {
                 made.map(|made| ready.internet.push_back(made)).err().map(|error| error.chain())
             } else {
                 ready = self.wait(ready, LOOK);
+                drop(ready);
+                std::thread::sleep(PAUSE);
+                ready = lock(&self.ready);
                 if internet && !self.over.load(Ordering::Relaxed) {
                     drop(ready);
                     self.renew();
