@@ -102,7 +102,8 @@ async fn agent_protected(cx: Context) -> Verdict {
     }
     agents_environment(&sandbox).await?;
     let bystander = sandbox.start(&["sleep", "60000"]).await?;
-    sandbox.probe(&["kill-all", "9"]).await?;
+    // Where processes have the user of what watches them, it ends that too, and may not be heard of again.
+    let _ = sandbox.probe(&["kill-all", "9"]).await;
     cx.prompt("ping behind kill(-1)", sandbox.guest.ping()).await?.during("ping")?;
     cx.prompt("the bystander", sandbox.wait(&bystander.id)).await??;
     let done = sandbox.probe_ok(&["echo", "alive"]).await?;
