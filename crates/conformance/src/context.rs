@@ -105,15 +105,10 @@ impl Context {
     /// A spec that any provider can meet.
     pub(crate) fn spec(&self) -> SandboxSpec {
         SandboxSpec {
-            image: self.options.image.clone(),
             memory_mb: MEMORY_MB,
-            vcpus: 0,
             pids: 128,
-            disk_mb: 0,
-            ephemeral: false,
-            runtime: None,
-            network: None,
             metadata: BTreeMap::from([("suite".to_owned(), "conformance".to_owned())]),
+            ..SandboxSpec::new(self.options.image.clone())
         }
     }
 

@@ -5,20 +5,10 @@ use stacyvm_provider::{
     ErrorKind, Provider, RuntimeState, SandboxId, SandboxSpec,
     mock::{MISSING_IMAGE, MockProvider},
 };
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{fs, path::Path};
 
 fn spec(image: &str) -> SandboxSpec {
-    SandboxSpec {
-        image: image.to_owned(),
-        memory_mb: 0,
-        vcpus: 0,
-        pids: 0,
-        disk_mb: 0,
-        ephemeral: false,
-        runtime: None,
-        network: None,
-        metadata: BTreeMap::new(),
-    }
+    SandboxSpec::new(image)
 }
 
 fn id(text: &str) -> SandboxId {

@@ -82,6 +82,21 @@ pub struct SandboxSpec {
 }
 
 impl SandboxSpec {
+    /// A sandbox of this image, without limits, with what the provider gives to whoever asks for nothing.
+    pub fn new(image: impl Into<String>) -> Self {
+        Self {
+            image: image.into(),
+            memory_mb: 0,
+            vcpus: 0,
+            pids: 0,
+            disk_mb: 0,
+            ephemeral: false,
+            runtime: None,
+            network: None,
+            metadata: BTreeMap::new(),
+        }
+    }
+
     /// For providers that have one runtime.
     ///
     /// # Errors

@@ -9,23 +9,13 @@ use stacyvm_engine::{Engine, ListFilter, SandboxState, Store};
 use stacyvm_provider::{ErrorKind, SandboxSpec};
 use stacyvm_store::SandboxRow;
 use stacyvm_types::ErrorCode;
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 const ID: &str = "sb-1";
 
 fn row(state: SandboxState) -> SandboxRow {
     let now = jiff::Timestamp::from_microsecond(jiff::Timestamp::now().as_microsecond()).unwrap();
-    let spec = SandboxSpec {
-        image: "host".into(),
-        memory_mb: 1,
-        vcpus: 1,
-        pids: 1,
-        disk_mb: 0,
-        ephemeral: false,
-        runtime: None,
-        network: None,
-        metadata: BTreeMap::new(),
-    };
+    let spec = SandboxSpec { memory_mb: 1, vcpus: 1, pids: 1, ..SandboxSpec::new("host") };
     SandboxRow {
         id: ID.into(),
         state,

@@ -298,15 +298,11 @@ pub(crate) mod tests {
 
     fn spec() -> SandboxSpec {
         SandboxSpec {
-            image: "alpine".to_owned(),
             memory_mb: 64,
             vcpus: 2,
             pids: 100,
-            disk_mb: 0,
-            ephemeral: false,
-            runtime: None,
-            network: None,
             metadata: BTreeMap::from([("k".to_owned(), "v".to_owned())]),
+            ..SandboxSpec::new("alpine")
         }
     }
 

@@ -293,17 +293,7 @@ mod tests {
         let provider = NativeProvider::start(config("a", "/dev/null/data")).unwrap();
         let health = provider.health().await;
         assert!(!health.healthy && health.problem.is_some(), "{health:?}");
-        let spec = SandboxSpec {
-            image: "host".to_owned(),
-            memory_mb: 0,
-            vcpus: 0,
-            pids: 0,
-            disk_mb: 0,
-            ephemeral: false,
-            runtime: None,
-            network: None,
-            metadata: BTreeMap::new(),
-        };
+        let spec = SandboxSpec::new("host");
         let error = provider.create(&"sb-1".parse().unwrap(), &spec).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
     }

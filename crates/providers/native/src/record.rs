@@ -101,15 +101,12 @@ mod tests {
 
     fn spec() -> SandboxSpec {
         SandboxSpec {
-            image: "host".to_owned(),
             memory_mb: 64,
             vcpus: 1,
             pids: 10,
-            disk_mb: 0,
             ephemeral: true,
-            runtime: None,
-            network: None,
             metadata: [("a".to_owned(), "b".to_owned())].into(),
+            ..SandboxSpec::new("host")
         }
     }
 

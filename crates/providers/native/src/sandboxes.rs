@@ -75,17 +75,7 @@ mod tests {
         let process = Identity::of(child.id() as i32).unwrap();
         let state =
             State { process, cgroups: Default::default(), lower: "/".into(), ids: None, network: None };
-        let spec = SandboxSpec {
-            image: "host".to_owned(),
-            memory_mb: 0,
-            vcpus: 0,
-            pids: 0,
-            disk_mb: 0,
-            ephemeral: false,
-            runtime: None,
-            network: None,
-            metadata: Default::default(),
-        };
+        let spec = SandboxSpec::new("host");
         write_spec(&directory, &spec).unwrap();
         write_state(&directory, &state).unwrap();
         assert!(matches!(look(&layout, &id).unwrap(), Look::Running { spec: Some(_), .. }));

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use stacyvm_provider::{ErrorKind, ProcessSpec, Provider, SandboxId, SandboxSpec, Signal};
 use stacyvm_provider_docker::{DockerConfig, DockerProvider};
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 /// Takes memory in awk until it may have no more.
 const HOG: &str = "awk 'BEGIN { s = \"x\"; while (1) s = s s }'";
@@ -77,17 +77,7 @@ async fn a_full_sandbox_lends_room_to_a_bridge() -> Result<()> {
     let config = DockerConfig { bridges_only: true, ..host::config("runc")? };
     let (first, installation) = host::provider(config.clone()).await;
     let id: SandboxId = format!("sb-{:08x}", rand::random::<u32>()).parse()?;
-    let spec = SandboxSpec {
-        image: host::IMAGE.to_owned(),
-        memory_mb: 128,
-        vcpus: 0,
-        pids: 24,
-        disk_mb: 0,
-        ephemeral: false,
-        runtime: None,
-        network: None,
-        metadata: BTreeMap::new(),
-    };
+    let spec = SandboxSpec { memory_mb: 128, pids: 24, ..SandboxSpec::new(host::IMAGE) };
     first.create(&id, &spec).await?;
     let process = |id: &str, script: &str| ProcessSpec {
         id: id.to_owned(),

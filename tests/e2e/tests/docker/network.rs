@@ -31,17 +31,7 @@ impl Drop for Installation {
 }
 
 fn spec(image: &str) -> SandboxSpec {
-    SandboxSpec {
-        image: image.to_owned(),
-        memory_mb: 128,
-        vcpus: 1,
-        pids: 64,
-        disk_mb: 0,
-        ephemeral: false,
-        runtime: None,
-        network: None,
-        metadata: Default::default(),
-    }
+    SandboxSpec { memory_mb: 128, vcpus: 1, pids: 64, ..SandboxSpec::new(image) }
 }
 
 fn config(network: Network) -> Result<DockerConfig> {

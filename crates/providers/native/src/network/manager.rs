@@ -531,17 +531,7 @@ mod tests {
         let directory = layout.sandbox(&"sb-1".parse().unwrap());
         for (network, used) in [(None, false), (Some("none"), false), (Some("internet"), true)] {
             fs::create_dir_all(&directory).unwrap();
-            let spec = SandboxSpec {
-                image: "host".to_owned(),
-                memory_mb: 0,
-                vcpus: 0,
-                pids: 0,
-                disk_mb: 0,
-                ephemeral: false,
-                runtime: None,
-                network: network.map(str::to_owned),
-                metadata: Default::default(),
-            };
+            let spec = SandboxSpec { network: network.map(str::to_owned), ..SandboxSpec::new("host") };
             write_spec(&directory, &spec).unwrap();
             assert_eq!(is_used(&layout), used, "{network:?}");
         }

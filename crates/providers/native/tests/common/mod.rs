@@ -9,7 +9,6 @@ use stacyvm_provider::{
 };
 use stacyvm_provider_native::{NativeConfig, NativeProvider, SpawnerCommand};
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
@@ -170,17 +169,7 @@ pub(crate) fn id(name: &str) -> SandboxId {
 
 /// The image `host` without limits.
 pub(crate) fn spec() -> SandboxSpec {
-    SandboxSpec {
-        image: "host".to_owned(),
-        memory_mb: 0,
-        vcpus: 0,
-        pids: 0,
-        disk_mb: 0,
-        ephemeral: false,
-        runtime: None,
-        network: None,
-        metadata: BTreeMap::new(),
-    }
+    SandboxSpec::new("host")
 }
 
 /// How a command went.
