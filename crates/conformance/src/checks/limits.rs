@@ -182,31 +182,33 @@ async fn pids_start(cx: Context) -> Verdict {
     .await
 }
 
+/// A process that ends badly and hits nothing is not said to have hit anything.
+async fn says_nothing(sandbox: &Sandbox, when: &str) -> Verdict {
+    let done = sandbox.probe(&["exit", "3"]).await?.info;
+    ensure!(done.limits_hit.is_empty(), "{when}, a process is said to have hit {:?}", done.limits_hit);
+    Ok(())
+}
+
+/// That a process which is `done` has hit this limit is told with its output's end, and to who asks later.
+async fn says(cx: &Context, sandbox: &Sandbox, done: &ProcessInfo, limit: Limit) -> Verdict {
+    ensure!(done.limits_hit == [limit], "the end of its output says that it hit {:?}", done.limits_hit);
+    let known = cx.prompt("process", sandbox.guest.process(&done.id)).await?.during("process")?;
+    ensure!(known.limits_hit == [limit], "asked behind its end, it hit {:?}", known.limits_hit);
+    Ok(())
+}
+
 async fn oom_reported(cx: Context) -> Verdict {
     let sandbox = small(&cx).await?;
-    let well = sandbox.probe(&["exit", "3"]).await?.info;
-    ensure!(
-        well.limits_hit.is_empty(),
-        "before anything was hit, a process is said to have hit {:?}",
-        well.limits_hit
-    );
+    says_nothing(&sandbox, "before anything was hit").await?;
     let done = sandbox.probe(&["alloc", &(MEMORY_MB * 3).to_string(), "0"]).await?.info;
-    ensure!(done.limits_hit == [Limit::Oom], "the end of its output says that it hit {:?}", done.limits_hit);
-    let known = cx.prompt("process", sandbox.guest.process(&done.id)).await?.during("process")?;
-    ensure!(known.limits_hit == [Limit::Oom], "asked behind its end, it hit {:?}", known.limits_hit);
-    let next = sandbox.probe(&["exit", "3"]).await?.info;
-    ensure!(next.limits_hit.is_empty(), "the next process is said to have hit {:?}", next.limits_hit);
+    says(&cx, &sandbox, &done, Limit::Oom).await?;
+    says_nothing(&sandbox, "once that process is gone").await?;
     Ok(())
 }
 
 async fn pids_reported(cx: Context) -> Verdict {
     let sandbox = small(&cx).await?;
-    let well = sandbox.probe(&["exit", "3"]).await?.info;
-    ensure!(
-        well.limits_hit.is_empty(),
-        "before anything was hit, a process is said to have hit {:?}",
-        well.limits_hit
-    );
+    says_nothing(&sandbox, "before anything was hit").await?;
     let (forker, _) = fill(&sandbox).await?;
     let running = cx.prompt("process", sandbox.guest.process(&forker.id)).await?.during("process")?;
     ensure!(running.outcome.is_none(), "it ended: {running:?}");
@@ -253,24 +255,11 @@ async fn disk(cx: Context) -> Verdict {
 
 async fn disk_reported(cx: Context) -> Verdict {
     let sandbox = small_disk(&cx).await?;
-    let well = sandbox.probe(&["exit", "3"]).await?.info;
-    ensure!(
-        well.limits_hit.is_empty(),
-        "before anything was hit, a process is said to have hit {:?}",
-        well.limits_hit
-    );
+    says_nothing(&sandbox, "before anything was hit").await?;
     let done = fill_disk(&sandbox).await?;
-    let hit = &done.limits_hit;
-    ensure!(*hit == [Limit::DiskFull], "the end of its output says that it hit {hit:?}");
-    let known = cx.prompt("process", sandbox.guest.process(&done.id)).await?.during("process")?;
-    ensure!(known.limits_hit == [Limit::DiskFull], "asked behind its end, it hit {:?}", known.limits_hit);
+    says(&cx, &sandbox, &done, Limit::DiskFull).await?;
     sandbox.guest.remove("/workspace/before", false).await.during("remove on a full disk")?;
-    let next = sandbox.probe(&["exit", "3"]).await?.info;
-    ensure!(
-        next.limits_hit.is_empty(),
-        "with room again, a process is said to have hit {:?}",
-        next.limits_hit
-    );
+    says_nothing(&sandbox, "once that process is gone").await?;
     Ok(())
 }
 
