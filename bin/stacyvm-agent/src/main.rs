@@ -11,6 +11,7 @@ mod container;
 mod fail;
 mod files;
 mod killtree;
+mod oom;
 mod process;
 mod reaper;
 mod restrict;

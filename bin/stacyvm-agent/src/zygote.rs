@@ -8,10 +8,9 @@
 use crate::{
     confine,
     fail::errno_of,
-    log, signals,
+    log, oom, signals,
     supervisor::{
         self, Parts,
-        leader::volunteer_for_oom,
         wire::{Report, Step},
     },
 };
@@ -150,7 +149,7 @@ pub(crate) fn run(open_files: Option<u64>) -> Result<(), Errno> {
     let socket = confine::inherit(0)?;
     signals::block_all()?;
     // Its parent is what the kernel is to spare.
-    volunteer_for_oom()?;
+    oom::volunteer()?;
     serve(&socket)
 }
 

@@ -2,9 +2,9 @@
 #![expect(unsafe_code, reason = "execve takes raw pointers")]
 
 use super::{Parts, request::View, wire::Step};
-use crate::{confine, fail::errno_of, signals};
+use crate::{confine, fail::errno_of, oom, signals};
 use rustix::{
-    fs::{self, Access, AtFlags, CWD, Mode, OFlags},
+    fs::{self, Access, AtFlags, CWD, Mode},
     io::Errno,
     process::{Gid, Resource, Rlimit, Uid, fchdir, setrlimit, setsid},
     thread,
@@ -13,10 +13,6 @@ use std::{
     ffi::{CStr, CString},
     ptr,
 };
-
-/// Out of 1000: this much of all memory is added to what a process uses when the kernel looks for one to end.
-const OOM_SCORE: i32 = 300;
-const OOM_SCORE_TEXT: &[u8] = b"300";
 
 /// All that it takes to become the program, made beforehand: the leader may not own memory.
 #[derive(Debug)]
@@ -61,7 +57,7 @@ impl<'a> Leader<'a> {
         setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
             .map_err(at(Step::Prepare))?;
         rustix::process::umask(Mode::from_raw_mode(0o022));
-        volunteer_for_oom().map_err(at(Step::OomScore))?;
+        oom::volunteer().map_err(at(Step::OomScore))?;
 
         // The bounding set first: it takes a capability that is gone once the user is changed.
         confine::empty_bounding_set().map_err(at(Step::Privileges))?;
@@ -99,27 +95,6 @@ impl<'a> Leader<'a> {
             }
         }
         (Step::Execute, failure)
-    }
-}
-
-/// Makes this process go before the agent and before the host's own when memory is short. Raising the score is anybody's
-/// right, lowering the agent's is not: a container engine without privileges of its own cannot do it. A score that is
-/// higher already stays.
-pub(crate) fn volunteer_for_oom() -> Result<(), Errno> {
-    let file = match fs::open("/proc/self/oom_score_adj", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(file) => file,
-        // A kernel without this setting prefers nobody.
-        Err(Errno::NOENT) => return Ok(()),
-        // Without privileges the score of this hidden process is not ours to read.
-        Err(Errno::ACCESS) if !rustix::process::geteuid().is_root() => return Ok(()),
-        Err(errno) => return Err(errno),
-    };
-    let mut text = [0; 8];
-    let length = rustix::io::read(&file, &mut text)?;
-    let score: Option<i32> = str::from_utf8(&text[..length]).ok().and_then(|text| text.trim().parse().ok());
-    match score {
-        Some(score) if score < OOM_SCORE => rustix::io::write(&file, OOM_SCORE_TEXT).map(drop),
-        _ => Ok(()),
     }
 }
 

@@ -11,7 +11,7 @@
 //! ```
 #![expect(unsafe_code, reason = "a child that borrows memory; descriptors closed by number")]
 
-pub(crate) mod leader;
+mod leader;
 pub(crate) mod request;
 pub(crate) mod spawn;
 pub(crate) mod wire;
