@@ -15,6 +15,7 @@ use super::{
 use crate::{
     failure::{Doing, Failure},
     layout::Layout,
+    pool::Pool,
     record::Record,
     rights,
 };
@@ -26,7 +27,7 @@ use std::{
     fs,
     net::IpAddr,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -45,6 +46,8 @@ const TRIES: u32 = 1 << 16;
 #[derive(Debug)]
 pub(crate) struct Network {
     shared: Arc<Shared>,
+    /// Namespaces with nothing but their own loopback, once there is somebody to make them.
+    plain: OnceLock<Pool<OwnedFd>>,
 }
 
 #[derive(Debug)]
@@ -53,7 +56,8 @@ struct Shared {
     settings: Settings,
     /// Held while the rules are looked at or written.
     guard: Mutex<Guard>,
-    ready: Mutex<Ready>,
+    /// Ways to the internet that nobody uses yet. Not a [`Pool`], as each is made under rules that are looked at first.
+    ready: Mutex<VecDeque<Attached>>,
     /// Something was taken, or it is over.
     changed: Condvar,
     /// `internet` is or was used here, so that it is worth to have some ready.
@@ -98,12 +102,6 @@ pub(crate) struct Given {
     pub(crate) resolv_conf: Option<String>,
 }
 
-#[derive(Debug, Default)]
-struct Ready {
-    plain: VecDeque<OwnedFd>,
-    internet: VecDeque<Attached>,
-}
-
 impl Network {
     /// # Errors
     /// `InvalidArgument` that names a key of the configuration.
@@ -126,6 +124,7 @@ impl Network {
                 watched: AtomicBool::new(false),
                 over: AtomicBool::new(false),
             }),
+            plain: OnceLock::new(),
         })
     }
 
@@ -140,6 +139,13 @@ impl Network {
         } else if exclusive && let Err(error) = remove(&self.shared.names) {
             tracing::debug!(%error, "the rules of an earlier server are not removed");
         }
+        let make = || {
+            link::plain().inspect_err(|error| tracing::debug!(%error, "no network namespace for later")).ok()
+        };
+        let plain = Pool::start("native-loopbacks", self.shared.settings.ready, make)?;
+        plain.fill();
+        // Nobody starts this twice.
+        let _ = self.plain.set(plain);
         let shared = Arc::clone(&self.shared);
         std::thread::Builder::new().name("native-networks".to_owned()).spawn(move || shared.keep_ready())?;
         Ok(())
@@ -180,9 +186,7 @@ impl Network {
 
     /// A namespace with nothing but its own loopback.
     fn plain(&self) -> std::result::Result<OwnedFd, Failure> {
-        let ready = lock(&self.shared.ready).plain.pop_front();
-        self.shared.changed.notify_all();
-        ready.map_or_else(link::plain, Ok)
+        self.plain.get().and_then(Pool::take).map_or_else(link::plain, Ok)
     }
 
     /// A namespace with a way to the internet and nowhere else, and the text of its `/etc/resolv.conf`.
@@ -191,7 +195,7 @@ impl Network {
         shared.internet.store(true, Ordering::Relaxed);
         let resolvers = shared.restrict()?;
         shared.watch();
-        let ready = lock(&shared.ready).internet.pop_front();
+        let ready = lock(&shared.ready).pop_front();
         shared.changed.notify_all();
         let attached = match ready {
             Some(attached) => attached,
@@ -241,7 +245,7 @@ impl Drop for Network {
             let _guard = lock(&self.shared.guard);
             self.shared.over.store(true, Ordering::Relaxed);
         }
-        *lock(&self.shared.ready) = Ready::default();
+        lock(&self.shared.ready).clear();
         self.shared.changed.notify_all();
     }
 }
@@ -414,7 +418,7 @@ impl Shared {
         Ok(())
     }
 
-    /// The thread that has namespaces ready.
+    /// The thread that has ways to the internet ready, and looks at the rules now and then.
     fn keep_ready(self: &Arc<Self>) {
         if self.internet.load(Ordering::Relaxed) {
             self.renew();
@@ -423,17 +427,12 @@ impl Shared {
         let mut ready = lock(&self.ready);
         while !self.over.load(Ordering::Relaxed) {
             let internet = self.internet.load(Ordering::Relaxed);
-            let wait = if ready.plain.len() < self.settings.ready {
-                drop(ready);
-                let made = link::plain();
-                ready = lock(&self.ready);
-                made.map(|made| ready.plain.push_back(made)).err().map(|failure| failure.to_string())
-            } else if internet && ready.internet.len() < self.settings.ready {
+            let wait = if internet && ready.len() < self.settings.ready {
                 drop(ready);
                 let made = self.restrict().and_then(|_| self.attach());
                 self.watch();
                 ready = lock(&self.ready);
-                made.map(|made| ready.internet.push_back(made)).err().map(|error| error.chain())
+                made.map(|made| ready.push_back(made)).err().map(|error| error.chain())
             } else {
                 ready = self.wait(ready, LOOK);
                 drop(ready);
@@ -456,7 +455,7 @@ impl Shared {
                 }
             }
         }
-        *ready = Ready::default();
+        ready.clear();
     }
 
     /// The rules as they have to be now, for sandboxes that have them already.
@@ -466,7 +465,7 @@ impl Shared {
         }
     }
 
-    fn wait<'a>(&self, ready: MutexGuard<'a, Ready>, time: Duration) -> MutexGuard<'a, Ready> {
+    fn wait<'a, T>(&self, ready: MutexGuard<'a, T>, time: Duration) -> MutexGuard<'a, T> {
         let waited = self.changed.wait_timeout(ready, time);
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
