@@ -1,0 +1,8 @@
+//! Images: root filesystems that come from registries and archives, for every runtime that has no image store of its own.
+//!
+//! Nothing that comes from outside is believed: each byte is hashed before it is used, and each name in an archive is
+//! resolved beneath the directory that it is unpacked into. `docs/design/007-images.md` says how the parts fit.
+
+mod digest;
+
+pub use digest::{Digest, Hasher};
