@@ -37,6 +37,8 @@ pub(crate) struct Config {
     /// The runtime gives nothing but an image: what a sandbox needs is made in it, and its environment is that of
     /// processes.
     pub(crate) container: bool,
+    /// This program's environment is the image's, for processes.
+    pub(crate) takes_environment: bool,
     /// The network is restricted to the internet before anybody is served.
     pub(crate) restrict_network: bool,
     /// Environment of processes beside the agent's own words, from the image.
@@ -75,6 +77,7 @@ impl Config {
             root_user: false,
             single_user: false,
             container: false,
+            takes_environment: false,
             restrict_network: false,
             environment: Vec::new(),
         };
@@ -84,7 +87,11 @@ impl Config {
             match name.as_str() {
                 "--root-user" => config.root_user = true,
                 "--single-user" => config.single_user = true,
-                "--container" => config.container = true,
+                "--container" => {
+                    config.container = true;
+                    config.takes_environment = true;
+                }
+                "--environment" => config.takes_environment = true,
                 "--restrict-network" => config.restrict_network = true,
                 _ => {
                     let value = args.next().ok_or_else(|| format!("{name} needs a value"))?;
@@ -171,6 +178,7 @@ mod tests {
         let config = parse(line).unwrap();
         assert_eq!(config.listen, Listen::Path(PathBuf::from("/run/a.sock")));
         assert!(config.container && config.restrict_network && config.single_user && !config.root_user);
+        assert!(config.takes_environment);
     }
 
     #[test]

@@ -93,6 +93,8 @@ fn start() -> Result<(), Failure> {
     }
     if config.container {
         container::prepare(&config);
+    }
+    if config.takes_environment {
         config.environment = container::image_environment(std::env::vars_os());
     }
     let listener = match &config.listen {

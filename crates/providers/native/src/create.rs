@@ -13,7 +13,7 @@ use crate::{
     cgroup::{self, Limits, SandboxCgroups},
     disk::Disks,
     failure::{Doing, Failure},
-    image::Image,
+    image::{Image, profile::Profile},
     layout::{self, Layout, make_private_dir, open_dir},
     network::Network,
     process::{self, Identity},
@@ -21,7 +21,7 @@ use crate::{
     rights,
     spawner::{
         CloneFds, ClonedChild, LISTENER, MAX_REPORT, MEMORY_EVENTS, PIDS_EVENTS, Report, Setup, Spawner,
-        USER, WORK,
+        WORK,
     },
     user_namespaces::UserNamespace,
 };
@@ -113,12 +113,16 @@ impl Maker<'_> {
             ephemeral: spec.ephemeral,
             directory: directory.clone(),
             lower: image.lower.clone(),
+            layers: image.layers.clone(),
             binds: image.binds.clone(),
             join: groups.joins(),
             memory_mb: spec.memory_mb,
             disk,
+            user: image.profile.user.clone(),
+            environment: image.profile.environment.clone(),
             argv: self.agent_arguments(
                 id,
+                &image.profile,
                 memory_events.is_some(),
                 pids_events.is_some(),
                 groups.joins().len(),
@@ -211,21 +215,23 @@ impl Maker<'_> {
     fn agent_arguments(
         &self,
         id: &SandboxId,
+        profile: &Profile,
         memory_events: bool,
         pids_events: bool,
         work: usize,
         root_user: bool,
     ) -> Vec<String> {
-        let (user, listener) = (USER.to_string(), LISTENER.to_string());
+        let (uid, gid, listener) =
+            (profile.user.uid.to_string(), profile.user.gid.to_string(), LISTENER.to_string());
         let arguments = [
             ("--listen-fd", listener.as_str()),
             ("--sandbox", id.as_str()),
             ("--installation", self.installation_id),
-            ("--uid", &user),
-            ("--gid", &user),
-            ("--user-name", "sandbox"),
-            ("--home", "/home/sandbox"),
-            ("--workdir", "/workspace"),
+            ("--uid", &uid),
+            ("--gid", &gid),
+            ("--user-name", &profile.user.name),
+            ("--home", &profile.user.home),
+            ("--workdir", &profile.workdir),
         ];
         let mut argv = vec!["stacyvm-agent".to_owned()];
         argv.extend(arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value.to_owned()]));
@@ -240,6 +246,9 @@ impl Maker<'_> {
         if work != 0 {
             let numbers: Vec<_> = (WORK..).take(work).map(|number| number.to_string()).collect();
             argv.extend(["--work-fds".to_owned(), numbers.join(",")]);
+        }
+        if !profile.environment.is_empty() {
+            argv.push("--environment".to_owned());
         }
         if root_user {
             argv.push("--root-user".to_owned());

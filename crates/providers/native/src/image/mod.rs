@@ -1,12 +1,13 @@
 //! What the root filesystem of a sandbox is made from: the image `host`, or a directory.
 
 pub(crate) mod host;
+pub(crate) mod layers;
+pub(crate) mod profile;
 
 use crate::layout::Layout;
-use rustix::{
-    fd::OwnedFd,
-    fs::{Mode, OFlags},
-};
+use layers::open_lower;
+use profile::Profile;
+use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 use stacyvm_provider::{Error, Result};
 use std::{
@@ -20,12 +21,16 @@ pub(crate) const HOST: &str = "host";
 /// A root filesystem, ready to be used as the lower layer of a sandbox.
 #[derive(Debug)]
 pub(crate) struct Image {
-    /// Where it is.
+    /// Where it is: its root, or what holds its layers.
     pub(crate) lower: PathBuf,
     /// The same, open: what is mounted is what was checked.
     pub(crate) lower_fd: OwnedFd,
+    /// Names of its layers in there, the lowest first; none: it is the only one itself.
+    pub(crate) layers: Vec<String>,
     /// Directories of the host to show in it, read-only.
     pub(crate) binds: Vec<Bind>,
+    /// What it says of processes.
+    pub(crate) profile: Profile,
 }
 
 /// A directory of the host that a sandbox sees at the same path, read-only, without devices and setuid programs.
@@ -49,7 +54,7 @@ pub(crate) fn resolve(
         let skeleton = host.get(layout)?;
         let lower_fd = open_lower(&skeleton.path)
             .map_err(|e| Error::internal("the skeleton of the image host cannot be opened").because(e))?;
-        return Ok(Image { lower: skeleton.path.clone(), lower_fd, binds: skeleton.binds.clone() });
+        return Ok(plain(skeleton.path.clone(), lower_fd, skeleton.binds.clone()));
     }
     if !name.starts_with('/') {
         return Err(Error::not_found(format!(
@@ -96,7 +101,12 @@ fn directory(name: &str, layout: &Layout, allowed: &[PathBuf]) -> Result<Image> 
     if empty {
         return Err(unusable("it is empty"));
     }
-    Ok(Image { lower: path, lower_fd, binds: Vec::new() })
+    Ok(plain(path, lower_fd, Vec::new()))
+}
+
+/// A root filesystem that says nothing of processes.
+fn plain(lower: PathBuf, lower_fd: OwnedFd, binds: Vec<Bind>) -> Image {
+    Image { lower, lower_fd, layers: Vec::new(), binds, profile: Profile::default() }
 }
 
 /// Whether an image may be there. Symbolic links are resolved on both sides before they are compared. What is not `found` is
@@ -107,11 +117,6 @@ fn is_allowed(name: &str, found: Option<&Path>, allowed: &[PathBuf]) -> bool {
         return straight && allowed.iter().any(|dir| Path::new(name).starts_with(dir));
     };
     allowed.iter().filter_map(|dir| fs::canonicalize(dir).ok()).any(|dir| path.starts_with(dir))
-}
-
-fn open_lower(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
 #[cfg(test)]

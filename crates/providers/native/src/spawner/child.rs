@@ -28,7 +28,7 @@ pub(crate) const PIDS_EVENTS: u32 = 5;
 pub(crate) const WORK: u32 = 6;
 /// Descriptors are first moved to here or above, out of the way of the numbers that the agent gets.
 const ABOVE: i32 = 16;
-/// Environment of the agent itself. The environment of processes in the sandbox is the agent's business.
+/// Environment of the agent itself, where the image has none for processes.
 const ENVIRONMENT: &[&str] = &["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"];
 
 /// Sets the sandbox up, waits for the word to go, becomes the agent. On failure, reports it and ends. `mapped`: one byte
@@ -95,7 +95,10 @@ fn try_run(
         .and_then(|fd| above(&fd))
         .doing(|| "open /dev/null".to_owned())?;
     let argv = c_strings(setup.argv.iter().map(String::as_str))?;
-    let environment = c_strings(ENVIRONMENT.iter().copied())?;
+    let environment = match &setup.environment[..] {
+        [] => c_strings(ENVIRONMENT.iter().copied())?,
+        own => c_strings(own.iter().map(String::as_str))?,
+    };
 
     if !word(go.as_fd()) {
         // The server died or gave up. There is nobody to report to.

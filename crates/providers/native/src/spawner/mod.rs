@@ -19,6 +19,7 @@
 mod child;
 mod client;
 mod disk;
+mod lower;
 mod mounts;
 mod privileges;
 mod protocol;
@@ -31,4 +32,3 @@ pub(crate) use client::{ClonedChild, Spawner};
 pub(crate) use disk::mount_image;
 pub(crate) use protocol::{CloneFds, MAX_REPORT, Report, Setup};
 pub use serve::spawner_main;
-pub(crate) use upper::USER;

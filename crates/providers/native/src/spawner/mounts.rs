@@ -3,17 +3,19 @@
 
 use super::{
     disk,
+    lower::open_layers,
     protocol::{Report, Setup},
     upper::{self, open_dir},
 };
 use crate::{
     failure::{Doing, Failure},
     ids::IdRange,
+    image::layers::Layers,
     sys,
 };
 use rustix::{
-    fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, fstat},
+    fd::{AsFd, BorrowedFd},
+    fs::{AtFlags, CWD, FileType, Gid, Mode, Uid},
     io::Errno,
     mount::{
         MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind,
@@ -23,7 +25,7 @@ use rustix::{
 use std::ffi::{CStr, CString};
 
 /// `MOUNT_ATTR_RDONLY`, `_NOSUID`, `_NODEV`
-const READ_ONLY_TREE: u64 = 1 | 2 | 4;
+pub(super) const READ_ONLY_TREE: u64 = 1 | 2 | 4;
 /// `MOUNT_ATTR_RDONLY`, `_NOSUID`, `_NOEXEC`
 const READ_ONLY_DEVICE: u64 = 1 | 2 | 8;
 const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
@@ -91,12 +93,8 @@ pub(super) fn enter_root(
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .doing(|| "separate the mounts".to_owned())?;
     rustix::process::chdir(&setup.directory).doing(|| "enter the sandbox's directory".to_owned())?;
-    let lower = open_lower(setup, checked)?;
-    let mapped = map.map(|map| map_lower(lower.as_fd(), map)).transpose().unwrap_or_default();
-    if map.is_some() && mapped.is_none() {
-        report(Report::NotMapped(setup.lower.clone()));
-    }
-    if mount_root(setup, mapped.as_ref().unwrap_or(&lower).as_fd())? == Upper::InMemory {
+    let image = open_layers(setup, checked, map, report)?;
+    if mount_root(setup, &image)? == Upper::InMemory {
         report(Report::UpperInMemory);
     }
     for bind in &setup.binds {
@@ -119,44 +117,20 @@ pub(super) fn enter_root(
     mask_all()
 }
 
-/// Opens the image in this mount namespace, and makes sure that the path still leads to what was checked.
-fn open_lower(setup: &Setup, checked: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
-    let doing = || format!("open the image {}", setup.lower.display());
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let lower = rustix::fs::open(&setup.lower, flags, Mode::empty()).doing(doing)?;
-    let (wanted, found) = (fstat(checked).doing(doing)?, fstat(&lower).doing(doing)?);
-    if (wanted.st_dev, wanted.st_ino) == (found.st_dev, found.st_ino) {
-        Ok(lower)
-    } else {
-        Err(Failure::plain(format!("{}: another directory took its place", doing())))
-    }
-}
-
-/// Shows the image at `root`, out of everybody's sight by what is mounted over it, with owners that the sandbox knows: a layer
-/// of an overlay has to be somewhere.
-fn map_lower(lower: BorrowedFd<'_>, map: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    let tree = open_tree(lower, "", flags)?;
-    sys::set_mount_attributes(tree.as_fd(), READ_ONLY_TREE, Some(map))?;
-    move_mount(tree.as_fd(), "", CWD, "root", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-    Ok(rustix::fs::open("root", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
-}
-
 /// Mounts the overlay at `root`, relative to the sandbox's directory, whose `upper` and `work` are on disk if the
 /// filesystem there can carry that, else in memory.
-fn mount_root(setup: &Setup, lower: BorrowedFd<'_>) -> Result<Upper, Failure> {
+fn mount_root(setup: &Setup, image: &Layers) -> Result<Upper, Failure> {
     let fill = |path: &str| -> Result<(), Failure> {
         let upper = open_dir(CWD, path).doing(|| "open the upper layer".to_owned())?;
-        upper::fill(upper.as_fd(), lower, setup.id.as_str(), base(setup), setup.resolv_conf.as_deref())
+        upper::fill(upper.as_fd(), image, setup, base(setup))
     };
     if disk::mount_layer(setup)? {
         fill("work/upper")?;
-        overlay(lower, "work/upper", "work/work").doing(|| "mount the root".to_owned())?;
+        overlay(image, "work/upper", "work/work").doing(|| "mount the root".to_owned())?;
         return Ok(Upper::OnDisk);
     }
     fill("upper")?;
-    match overlay(lower, "upper", "work") {
+    match overlay(image, "upper", "work") {
         Ok(()) => return Ok(Upper::OnDisk),
         // What overlayfs says about an upper layer on another overlay, or on a filesystem of the network.
         Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::STALE | Errno::XDEV) => {}
@@ -165,17 +139,17 @@ fn mount_root(setup: &Setup, lower: BorrowedFd<'_>) -> Result<Upper, Failure> {
     disk::mount_memory(setup)?;
     disk::make_directories()?;
     fill("work/upper")?;
-    overlay(lower, "work/upper", "work/work").doing(|| "mount the root".to_owned())?;
+    overlay(image, "work/upper", "work/work").doing(|| "mount the root".to_owned())?;
     Ok(Upper::InMemory)
 }
 
 /// No path of the host is in the options: none can be misread there, and none can be read from inside.
-fn overlay(lower: BorrowedFd<'_>, upper: &str, work: &str) -> Result<(), Errno> {
+fn overlay(image: &Layers, upper: &str, work: &str) -> Result<(), Errno> {
     // Attributes of its own that a user without privileges may set too.
     let attributes = if rustix::process::geteuid().is_root() { "" } else { ",userxattr" };
     let options = format!(
-        "lowerdir=/proc/self/fd/{},upperdir={upper},workdir={work},index=off,metacopy=off{attributes}",
-        lower.as_raw_fd()
+        "lowerdir={},upperdir={upper},workdir={work},index=off,metacopy=off{attributes}",
+        image.option()
     );
     let options = c_string(&options).map_err(|_| Errno::INVAL)?;
     mount("overlay", "root", "overlay", MountFlags::NOSUID | MountFlags::NODEV, options.as_c_str())

@@ -1,7 +1,13 @@
 //! What server, spawner and the first process of a sandbox say to one another. Packets of JSON on a sequenced socket,
 //! descriptors along with them: all three are the same build, so there are no versions.
 
-use crate::{cgroup::Join, disk::Sized, failure::Failure, ids::IdRange, image::Bind};
+use crate::{
+    cgroup::Join,
+    disk::Sized,
+    failure::Failure,
+    ids::IdRange,
+    image::{Bind, profile::SandboxUser},
+};
 use rustix::{
     fd::{BorrowedFd, OwnedFd},
     io::{Errno, IoSlice, IoSliceMut},
@@ -67,8 +73,10 @@ pub(crate) struct Setup {
     pub(crate) ephemeral: bool,
     /// The sandbox's directory. By path, because a handle of another mount namespace cannot be mounted from.
     pub(crate) directory: PathBuf,
-    /// Lower layer of its root; must be the same directory as the descriptor that comes along.
+    /// Lower layer of its root, or what holds its layers; must be the same directory as the descriptor that comes along.
     pub(crate) lower: PathBuf,
+    /// Names of its layers in there, the lowest first; none: it is the only one.
+    pub(crate) layers: Vec<String>,
     /// Directories of the host to show.
     pub(crate) binds: Vec<Bind>,
     /// Its cgroups.
@@ -77,8 +85,12 @@ pub(crate) struct Setup {
     pub(crate) memory_mb: u32,
     /// The limit of its disk, if it has one.
     pub(crate) disk: Option<Sized>,
+    /// Whom its processes run as.
+    pub(crate) user: SandboxUser,
     /// Arguments of the agent, its name first.
     pub(crate) argv: Vec<String>,
+    /// Environment of the agent, which hands it to processes; empty: that of a plain system.
+    pub(crate) environment: Vec<String>,
     /// Its user ids on the host, those of the user namespace that comes along; without, it has none of its own.
     pub(crate) ids: Option<IdRange>,
     /// Which of the optional descriptors come along.
@@ -235,11 +247,14 @@ impl Setup {
             ephemeral: false,
             directory: "/".into(),
             lower: "/".into(),
+            layers: Vec::new(),
             binds: Vec::new(),
             join: Vec::new(),
             memory_mb: 0,
             disk: None,
+            user: SandboxUser::default(),
             argv: Vec::new(),
+            environment: Vec::new(),
             ids: None,
             clones_into_cgroup,
             has_memory_events,

@@ -3,56 +3,60 @@
 //! Nothing here follows a path of the image: the image may be anybody's, and its links may point anywhere. What is made
 //! in the upper layer hides whatever the image has in the same place, unless both are directories.
 
-use crate::failure::{Doing, Failure};
+use super::protocol::Setup;
+use crate::{
+    failure::{Doing, Failure},
+    image::{
+        layers::Layers,
+        profile::{HOME, MAX_DATABASE, SandboxUser},
+    },
+};
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
-    fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, fstat, openat, openat2},
-    io::Errno,
+    fs::{AtFlags, Gid, Mode, OFlags, Uid, openat},
 };
 use std::{
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Write},
 };
 
-/// The sandbox user and group.
-pub(crate) const USER: u32 = 1000;
-/// Directories of every sandbox: name, mode, owner.
-const DIRECTORIES: &[(&str, u32, u32)] = &[
-    ("dev", 0o755, 0),
-    ("etc", 0o755, 0),
-    ("home", 0o755, 0),
-    ("home/sandbox", 0o755, USER),
-    ("proc", 0o755, 0),
-    ("sys", 0o755, 0),
-    ("tmp", 0o1777, 0),
-    ("workspace", 0o755, USER),
+/// Directories of every sandbox: name, mode, whether the sandbox user owns it.
+const DIRECTORIES: &[(&str, u32, bool)] = &[
+    ("dev", 0o755, false),
+    ("etc", 0o755, false),
+    ("home", 0o755, false),
+    ("proc", 0o755, false),
+    ("sys", 0o755, false),
+    ("tmp", 0o1777, false),
+    ("workspace", 0o755, true),
 ];
-/// Longest user database that is completed; a longer one is used as it is.
-const MAX_DATABASE: u64 = 1 << 20;
 
-/// Fills `upper`, an empty directory, for a sandbox called `name` with an image in `lower`. `base` is its root's id on
-/// the host; without, everything belongs to whoever does this.
+/// Fills `upper`, an empty directory, for the sandbox that `setup` describes, whose image has these layers. `base` is its
+/// root's id on the host; without, everything belongs to whoever does this.
 pub(super) fn fill(
     upper: BorrowedFd<'_>,
-    lower: BorrowedFd<'_>,
-    name: &str,
+    image: &Layers,
+    setup: &Setup,
     base: Option<u32>,
-    resolv_conf: Option<&str>,
 ) -> Result<(), Failure> {
+    let (name, user) = (setup.id.as_str(), &setup.user);
     let upper = Upper { directory: upper, base };
     let prepare = || -> rustix::io::Result<()> {
         rustix::fs::fchown(upper.directory, upper.uid(0), upper.gid(0))?;
         rustix::fs::fchmod(upper.directory, mode(0o755))
     };
     prepare().doing(|| "prepare the root directory".to_owned())?;
-    for (path, bits, owner) in DIRECTORIES {
+    // An image's own home is left as it is.
+    let home = (user.home == HOME).then_some(("home/sandbox", 0o755, true));
+    for (path, bits, owned) in DIRECTORIES.iter().copied().chain(home) {
         let make = || -> rustix::io::Result<()> {
             let directory = upper.directory;
-            rustix::fs::mkdirat(directory, *path, mode(*bits))?;
-            let ids = (upper.uid(*owner), upper.gid(*owner));
-            rustix::fs::chownat(directory, *path, ids.0, ids.1, AtFlags::SYMLINK_NOFOLLOW)?;
+            rustix::fs::mkdirat(directory, path, mode(bits))?;
+            let (uid, gid) = if owned { (user.uid, user.gid) } else { (0, 0) };
+            let ids = (upper.uid(uid), upper.gid(gid));
+            rustix::fs::chownat(directory, path, ids.0, ids.1, AtFlags::SYMLINK_NOFOLLOW)?;
             // Again: the mask took bits away, and a change of owner may.
-            rustix::fs::chmodat(directory, *path, mode(*bits), AtFlags::empty())
+            rustix::fs::chmodat(directory, path, mode(bits), AtFlags::empty())
         };
         make().doing(|| format!("make /{path}"))?;
     }
@@ -60,10 +64,10 @@ pub(super) fn fill(
     let hosts =
         format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{name}\n");
     upper.write("etc/hosts", hosts.as_bytes())?;
-    if let Some(text) = resolv_conf {
+    if let Some(text) = &setup.resolv_conf {
         upper.write("etc/resolv.conf", text.as_bytes())?;
     }
-    upper.add_user(lower)
+    upper.add_user(image, user)
 }
 
 /// The directory that is filled, and what id 0 is in it.
@@ -78,27 +82,6 @@ fn has_number(database: &[u8], number: u32) -> bool {
     database.split(|b| *b == b'\n').any(|line| line.split(|b| *b == b':').nth(2) == Some(number.as_bytes()))
 }
 
-/// Reads a small regular file of the image, links resolved inside it. `None` if it has none.
-fn read(lower: BorrowedFd<'_>, path: &str) -> io::Result<Option<Vec<u8>>> {
-    // Not to wait for a pipe that calls itself /etc/passwd.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-    let file = match openat2(lower, path, flags, Mode::empty(), resolve) {
-        Ok(file) => file,
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
-        Err(e) => return Err(e.into()),
-    };
-    let stat = fstat(&file)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
-        || u64::try_from(stat.st_size).unwrap_or(u64::MAX) > MAX_DATABASE
-    {
-        return Err(io::Error::from(io::ErrorKind::InvalidData));
-    }
-    let mut text = Vec::new();
-    File::from(file).take(MAX_DATABASE).read_to_end(&mut text)?;
-    Ok(Some(text))
-}
-
 impl Upper<'_> {
     fn uid(&self, id: u32) -> Option<Uid> {
         self.base.map(|base| Uid::from_raw(base + id))
@@ -109,23 +92,20 @@ impl Upper<'_> {
     }
 
     /// Adds the sandbox user to an image that has nobody of that number.
-    fn add_user(&self, lower: BorrowedFd<'_>) -> Result<(), Failure> {
+    fn add_user(&self, image: &Layers, user: &SandboxUser) -> Result<(), Failure> {
+        let SandboxUser { uid, gid, name, home } = user;
         let databases = [
-            (
-                "etc/passwd",
-                "root:x:0:0:root:/root:/bin/sh\n",
-                "sandbox:x:1000:1000:sandbox:/home/sandbox:/bin/sh\n",
-            ),
-            ("etc/group", "root:x:0:\n", "sandbox:x:1000:\n"),
+            ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n", *uid, format!("{name}:x:{uid}:{gid}:{name}:{home}:/bin/sh\n")),
+            ("etc/group", "root:x:0:\n", *gid, format!("{name}:x:{gid}:\n")),
         ];
-        for (path, fresh, line) in databases {
-            let text = match read(lower, path) {
+        for (path, fresh, number, line) in databases {
+            let text = match image.read(path, MAX_DATABASE) {
                 Ok(Some(text)) => text,
                 Ok(None) => fresh.as_bytes().to_vec(),
                 // Too long, or nothing that we can read: the image has its reasons, and numbers work without names.
                 Err(_) => continue,
             };
-            if !has_number(&text, USER) {
+            if !has_number(&text, number) {
                 let separator: &[u8] = if text.is_empty() || text.ends_with(b"\n") { b"" } else { b"\n" };
                 self.write(path, &[&text, separator, line.as_bytes()].concat())?;
             }
@@ -171,13 +151,11 @@ mod tests {
             fs::create_dir(tmp.path().join(directory)).unwrap();
         }
         prepare(&tmp.path().join("lower"));
-        let open = |name: &str| open_dir(rustix::fs::CWD, tmp.path().join(name).to_str().unwrap());
-        let (upper, lower) = (
-            rustix::fs::open(tmp.path().join("upper"), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
-                .unwrap(),
-            open("lower").unwrap(),
-        );
-        fill(upper.as_fd(), lower.as_fd(), "sb-1", Some(BASE), Some("nameserver 1.1.1.1\n")).unwrap();
+        let open = |name: &str| open_dir(rustix::fs::CWD, tmp.path().join(name).to_str().unwrap()).unwrap();
+        let image = Layers::open(open("lower").as_fd(), &[]).unwrap();
+        let resolv_conf = Some("nameserver 1.1.1.1\n".to_owned());
+        let setup = Setup { resolv_conf, ..Setup::example(false, false) };
+        fill(open("upper").as_fd(), &image, &setup, Some(BASE)).unwrap();
         tmp
     }
 
@@ -237,7 +215,7 @@ mod tests {
         let tmp = filled(|lower| {
             fs::create_dir(lower.join("etc")).unwrap();
             let name = lower.join("etc/passwd");
-            rustix::fs::mknodat(rustix::fs::CWD, name, FileType::Fifo, mode(0o644), 0).unwrap();
+            rustix::fs::mknodat(rustix::fs::CWD, name, rustix::fs::FileType::Fifo, mode(0o644), 0).unwrap();
         });
         assert!(!tmp.path().join("upper/etc/passwd").exists());
     }

@@ -4,9 +4,8 @@ use super::protocol::{receive, send, socket_pair};
 use crate::{
     failure::{Doing, Failure},
     ids::IdRange,
-    process,
-    spawner::USER,
-    sys,
+    image::profile::USER,
+    process, sys,
 };
 use rustix::{
     fd::{AsFd, AsRawFd, OwnedFd},
