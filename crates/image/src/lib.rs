@@ -4,5 +4,6 @@
 //! resolved beneath the directory that it is unpacked into. `docs/design/007-images.md` says how the parts fit.
 
 mod digest;
+pub mod unpack;
 
 pub use digest::{Digest, Hasher};
