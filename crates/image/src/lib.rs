@@ -4,5 +4,12 @@
 //! resolved beneath the directory that it is unpacked into. `docs/design/007-images.md` says how the parts fit.
 
 mod digest;
+mod manifest;
+mod reference;
 
 pub use digest::{Digest, Hasher};
+pub use manifest::{
+    Blob, Descriptor, Document, ImageConfig, Index, LARGEST, Layer, LayerMedia, MEDIA_TYPES, MOST_LAYERS, Manifest,
+    Platform, Search,
+};
+pub use reference::Reference;
