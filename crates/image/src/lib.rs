@@ -12,8 +12,8 @@ pub mod unpack;
 
 pub use digest::{Digest, Hasher};
 pub use manifest::{
-    Blob, Descriptor, Document, ImageConfig, Index, LARGEST, Layer, LayerMedia, MEDIA_TYPES, MOST_LAYERS, Manifest,
-    Platform, Search,
+    Blob, Descriptor, Document, ImageConfig, Index, LARGEST, Layer, LayerMedia, MEDIA_TYPES, MOST_LAYERS,
+    Manifest, Platform, Search,
 };
 pub use reference::Reference;
 pub use store::{Image, Store};

@@ -40,7 +40,11 @@ pub(super) fn import(work: &Work, files: &Files, wanted: &Import) -> Result<Opti
         let config = config(files, &entry)?;
         images.push((entry, config, names(wanted, own, count)?));
     }
-    images.into_iter().map(|(entry, config, names)| image(work, files, wanted, entry, &config, &names)).collect::<Result<_>>().map(Some)
+    images
+        .into_iter()
+        .map(|(entry, config, names)| image(work, files, wanted, entry, &config, &names))
+        .collect::<Result<_>>()
+        .map(Some)
 }
 
 /// The configuration, which is what its file is named after.
@@ -75,9 +79,9 @@ fn image(
         )));
     }
     for (layer, diff_id) in layers.iter().zip(&parsed.diff_ids) {
-        let section = files
-            .open(layer)?
-            .ok_or_else(|| broken(format_args!("the layer {} of {label} is not in it", shown(layer.as_bytes()))))?;
+        let section = files.open(layer)?.ok_or_else(|| {
+            broken(format_args!("the layer {} of {label} is not in it", shown(layer.as_bytes())))
+        })?;
         work.layer(diff_id, section)?;
     }
     let origin = Origin { manifest: None, source: "an archive of docker save".to_owned() };

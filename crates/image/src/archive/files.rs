@@ -35,7 +35,10 @@ pub(super) enum Files {
 
 /// What an archive has under a name.
 pub(super) enum Member {
-    At { offset: u64, length: u64 },
+    At {
+        offset: u64,
+        length: u64,
+    },
     /// A symbolic link: `docker save` wrote them for layers that two images share.
     Link(Vec<u8>),
 }
@@ -78,7 +81,8 @@ impl Files {
         }
         // The last file may be cut where nothing follows.
         let length = file.metadata().map_err(|e| failed("read the archive", e))?.len();
-        let cut = members.values().any(|m| matches!(m, Member::At { offset, length: l } if offset + l > length));
+        let cut =
+            members.values().any(|m| matches!(m, Member::At { offset, length: l } if offset + l > length));
         if cut { Err(broken("its end is missing")) } else { Ok(Self::Archive { file, members }) }
     }
 
@@ -98,7 +102,12 @@ impl Files {
     pub(super) fn open(&self, name: &str) -> Result<Option<Section>> {
         match self {
             Self::Archive { file, members } => {
-                let mut name = name.split('/').filter(|p| !p.is_empty() && *p != ".").collect::<Vec<_>>().join("/").into_bytes();
+                let mut name = name
+                    .split('/')
+                    .filter(|p| !p.is_empty() && *p != ".")
+                    .collect::<Vec<_>>()
+                    .join("/")
+                    .into_bytes();
                 for _ in 0..LINKS {
                     match members.get(&name) {
                         Some(Member::At { offset, length }) => {
@@ -193,8 +202,6 @@ fn resolved(from: &[u8], target: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn links_stay_in_the_archive() {
         let resolved = |from: &str, to: &str| super::resolved(from.as_bytes(), to.as_bytes());

@@ -77,7 +77,10 @@ impl Store {
             Source::Stream(stream) => spool::spool(stream, &work, wanted.bytes)?,
             Source::Path(path) => {
                 let file = open(path)?;
-                let kind = file.metadata().map_err(|e| failed(format_args!("look at {}", path.display()), e))?.file_type();
+                let kind = file
+                    .metadata()
+                    .map_err(|e| failed(format_args!("look at {}", path.display()), e))?
+                    .file_type();
                 if kind.is_dir() {
                     return directory(&work, path, file, wanted);
                 }
@@ -87,7 +90,9 @@ impl Store {
                     spool::spool(file, &work, wanted.bytes)?
                 } else {
                     let path = path.display();
-                    return Err(Error::invalid_argument(format!("{path} is neither an archive nor a directory")));
+                    return Err(Error::invalid_argument(format!(
+                        "{path} is neither an archive nor a directory"
+                    )));
                 }
             }
         };
@@ -142,7 +147,9 @@ fn images(work: &Work, files: &Files, wanted: &Import) -> Result<Vec<Image>> {
     if let Some(images) = oci::import(work, files, wanted)? {
         return Ok(images);
     }
-    Err(Error::invalid_argument("this has neither a manifest.json nor an index.json: it is no archive of images"))
+    Err(Error::invalid_argument(
+        "this has neither a manifest.json nor an index.json: it is no archive of images",
+    ))
 }
 
 /// The image of a root filesystem: one layer, and a configuration that says nothing but what it runs on.

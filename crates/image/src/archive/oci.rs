@@ -29,7 +29,11 @@ pub(super) fn import(work: &Work, files: &Files, wanted: &Import) -> Result<Opti
         let names = names(wanted, own, count)?;
         images.push((names, manifests));
     }
-    images.into_iter().map(|(names, manifests)| image(work, files, wanted, &names, manifests)).collect::<Result<_>>().map(Some)
+    images
+        .into_iter()
+        .map(|(names, manifests)| image(work, files, wanted, &names, &manifests))
+        .collect::<Result<_>>()
+        .map(Some)
 }
 
 /// The entries of the index by the name that they have: several of one name are one image for several platforms.
@@ -55,7 +59,13 @@ fn name(manifest: &Value) -> Result<Option<Reference>> {
     }
 }
 
-fn image(work: &Work, files: &Files, wanted: &Import, names: &[Reference], manifests: Vec<Value>) -> Result<Image> {
+fn image(
+    work: &Work,
+    files: &Files,
+    wanted: &Import,
+    names: &[Reference],
+    manifests: &[Value],
+) -> Result<Image> {
     let label = names.first().map_or_else(|| "of the archive".to_owned(), ToString::to_string);
     let index = json!({ "schemaVersion": 2, "manifests": manifests }).to_string().into_bytes();
     let (digest, manifest, raw, config) = search(files, wanted, &label, &index)?;
@@ -70,7 +80,10 @@ fn image(work: &Work, files: &Files, wanted: &Import, names: &[Reference], manif
         // Of a layer without compression this is what is checked when it is unpacked.
         let checked_later = layer.media == LayerMedia::Tar && blob.digest == *diff_id;
         if section.left() != blob.size || !(checked_later || section.is(&blob.digest)?) {
-            return Err(broken(format_args!("the layer {} of {label} has other bytes than its digest says", blob.digest)));
+            return Err(broken(format_args!(
+                "the layer {} of {label} has other bytes than its digest says",
+                blob.digest
+            )));
         }
         work.layer(diff_id, section)?;
     }
@@ -79,7 +92,12 @@ fn image(work: &Work, files: &Files, wanted: &Import, names: &[Reference], manif
 }
 
 /// The manifest and configuration for the wanted platform.
-fn search(files: &Files, wanted: &Import, label: &str, index: &[u8]) -> Result<(Digest, Manifest, Vec<u8>, ImageConfig)> {
+fn search(
+    files: &Files,
+    wanted: &Import,
+    label: &str,
+    index: &[u8],
+) -> Result<(Digest, Manifest, Vec<u8>, ImageConfig)> {
     let mut search = Search::new(wanted.platform.clone(), label);
     let top = match Document::parse(index, None, label)? {
         Document::Index(top) => top,
@@ -92,7 +110,10 @@ fn search(files: &Files, wanted: &Import, label: &str, index: &[u8]) -> Result<(
         let descriptor = search.next().map_err(|e| first.take().unwrap_or(e))?;
         match look(files, &descriptor, wanted, label) {
             Ok(Looked::Index(index)) => search.take(&descriptor.digest, &index)?,
-            Ok(Looked::Image(manifest, raw, config)) => return Ok((descriptor.digest, manifest, raw, config)),
+            Ok(Looked::Image(image)) => {
+                let (manifest, raw, config) = *image;
+                return Ok((descriptor.digest, manifest, raw, config));
+            }
             Err(e) => first = first.or(Some(e)),
         }
     }
@@ -100,7 +121,7 @@ fn search(files: &Files, wanted: &Import, label: &str, index: &[u8]) -> Result<(
 
 enum Looked {
     Index(crate::Index),
-    Image(Manifest, Vec<u8>, ImageConfig),
+    Image(Box<(Manifest, Vec<u8>, ImageConfig)>),
 }
 
 fn look(files: &Files, descriptor: &Descriptor, wanted: &Import, label: &str) -> Result<Looked> {
@@ -111,7 +132,7 @@ fn look(files: &Files, descriptor: &Descriptor, wanted: &Import, label: &str) ->
             let raw = blob(files, &manifest.config.digest, manifest.config.size, label)?;
             let config = ImageConfig::parse(&raw, label)?;
             config.runs_on(&wanted.platform, label)?;
-            Ok(Looked::Image(manifest, raw, config))
+            Ok(Looked::Image(Box::new((manifest, raw, config))))
         }
     }
 }
@@ -122,7 +143,9 @@ fn blob(files: &Files, digest: &Digest, size: u64, label: &str) -> Result<Vec<u8
         .read(&path(digest), LARGEST)?
         .ok_or_else(|| broken(format_args!("{digest}, which is a part of {label}, is not in it")))?;
     if bytes.len() as u64 != size || Digest::of(&bytes) != *digest {
-        return Err(broken(format_args!("{digest}, which is a part of {label}, has other bytes than its digest says")));
+        return Err(broken(format_args!(
+            "{digest}, which is a part of {label}, has other bytes than its digest says"
+        )));
     }
     Ok(bytes)
 }

@@ -117,7 +117,9 @@ impl Writer<'_> {
     /// Writes one entry; if it is a directory to go into, it is returned.
     fn entry(&mut self, directory: BorrowedFd<'_>, name: &[u8]) -> Result<Option<OwnedFd>, Failure> {
         if name.starts_with(b".wh.") {
-            return Err(self.refused("would be taken for a whiteout: names of images do not begin with .wh.").into());
+            return Err(self
+                .refused("would be taken for a whiteout: names of images do not begin with .wh.")
+                .into());
         }
         let stat = match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
@@ -138,7 +140,8 @@ impl Writer<'_> {
             FileType::Unknown => return Err(self.refused("is nothing that Linux knows").into()),
         };
         if kind != FileType::Directory && stat.st_nlink > 1 {
-            let first = self.links.entry((stat.st_dev, stat.st_ino)).or_insert_with(|| self.path.clone()).clone();
+            let first =
+                self.links.entry((stat.st_dev, stat.st_ino)).or_insert_with(|| self.path.clone()).clone();
             if first != self.path {
                 self.head(&stat, EntryType::Link, Some(&first), &[], 0)?;
                 return Ok(None);
@@ -166,7 +169,8 @@ impl Writer<'_> {
     /// Opens what `stat` is of, and nothing else.
     fn open(&self, directory: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(|e| self.failed("open", e))?;
+        let fd =
+            rustix::fs::openat(directory, name, flags, Mode::empty()).map_err(|e| self.failed("open", e))?;
         let opened = rustix::fs::fstat(&fd).map_err(|e| self.failed("look at", e))?;
         if (opened.st_dev, opened.st_ino) != (stat.st_dev, stat.st_ino) {
             return Err(self.changed());
@@ -177,7 +181,11 @@ impl Writer<'_> {
     /// Writes a file, without its holes.
     fn file(&mut self, stat: &Stat, mut file: File, xattrs: &[(String, Vec<u8>)]) -> Result<(), Failure> {
         let size = stat.st_size.cast_unsigned();
-        let pieces = if stat.st_blocks.cast_unsigned() * 512 < size { self.pieces(&file, size)? } else { vec![(0, size)] };
+        let pieces = if stat.st_blocks.cast_unsigned() * 512 < size {
+            self.pieces(&file, size)?
+        } else {
+            vec![(0, size)]
+        };
         let whole = pieces == [(0, size)];
         let mut map = Vec::new();
         let mut records = Vec::new();
@@ -185,7 +193,9 @@ impl Writer<'_> {
             map = format!("{}\n", pieces.len()).into_bytes();
             pieces.iter().for_each(|(at, length)| map.extend(format!("{at}\n{length}\n").into_bytes()));
             map.resize(map.len().next_multiple_of(512), 0);
-            for (key, value) in [("major", "1".to_owned()), ("minor", "0".to_owned()), ("realsize", size.to_string())] {
+            for (key, value) in
+                [("major", "1".to_owned()), ("minor", "0".to_owned()), ("realsize", size.to_string())]
+            {
                 records.push((format!("GNU.sparse.{key}"), value.into_bytes()));
             }
         }
@@ -210,7 +220,8 @@ impl Writer<'_> {
                 Err(Errno::NXIO) => break,
                 Err(_) => return Ok(vec![(0, size)]),
             };
-            let end = rustix::fs::seek(file, SeekFrom::Hole(start)).map_err(|e| self.failed("read", e))?.min(size);
+            let end =
+                rustix::fs::seek(file, SeekFrom::Hole(start)).map_err(|e| self.failed("read", e))?.min(size);
             if start >= end {
                 break;
             }
@@ -250,7 +261,7 @@ impl Writer<'_> {
         }
         records.push(("size".to_owned(), size.to_string().into_bytes()));
         header.set_size(size);
-        let (seconds, nanoseconds) = (stat.st_mtime.cast_signed(), stat.st_mtime_nsec);
+        let (seconds, nanoseconds) = (stat.st_mtime, stat.st_mtime_nsec);
         records.push(("mtime".to_owned(), decimal(seconds, nanoseconds).into_bytes()));
         records.push(("path".to_owned(), self.path.clone()));
         if let Some(link) = link {
@@ -275,7 +286,8 @@ impl Writer<'_> {
         };
         let mut xattrs = Vec::new();
         for name in names[..length].split(|b| *b == 0).filter_map(|name| std::str::from_utf8(name).ok()) {
-            let kept = name == "security.capability" || (name.starts_with("user.") && !name.starts_with("user.overlay."));
+            let kept = name == "security.capability"
+                || (name.starts_with("user.") && !name.starts_with("user.overlay."));
             if kept {
                 let mut value = vec![0; 64 << 10];
                 let read = rustix::fs::fgetxattr(fd, name, value.as_mut_slice());
@@ -352,7 +364,8 @@ impl Read for Data<'_> {
             if self.taken == 0 {
                 self.file.seek(io::SeekFrom::Start(*at))?;
             }
-            let read = self.file.by_ref().take(length - self.taken).read(buffer)?;
+            let most = usize::try_from(length - self.taken).unwrap_or(usize::MAX).min(buffer.len());
+            let read = self.file.read(&mut buffer[..most])?;
             self.taken += read as u64;
             return Ok(read);
         }

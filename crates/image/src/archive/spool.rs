@@ -31,7 +31,9 @@ pub(super) fn spool(mut stream: impl Read, work: &Work, limit: u64) -> Result<Fi
         };
         bytes += read as u64;
         if bytes > limit {
-            return Err(Error::resource_limit(format!("the archive has more than the {limit} bytes allowed for one import")));
+            return Err(Error::resource_limit(format!(
+                "the archive has more than the {limit} bytes allowed for one import"
+            )));
         }
         if bytes - looked_at >= LOOK {
             looked_at = bytes;

@@ -155,7 +155,9 @@ impl Store {
         let mut needed = HashSet::new();
         for id in self.ids()? {
             let record = files::read::<ImageRecord>(&self.record(&id))?;
-            needed.extend(record.and_then(|record| record.parsed(&id)).into_iter().flat_map(|config| config.diff_ids));
+            needed.extend(
+                record.and_then(|record| record.parsed(&id)).into_iter().flat_map(|config| config.diff_ids),
+            );
         }
         needed.extend(self.holders()?.into_iter().flat_map(|h| h.layers));
         for work in files::names(&self.staging())? {
@@ -172,7 +174,9 @@ impl Store {
             let _lock = self.lock()?;
             for name in files::names(&self.staging())? {
                 let directory = self.staging().join(&name);
-                if directory == work.directory() || !matches!(Lock::attempt(&directory.join("lock")), Ok(Some(_))) {
+                if directory == work.directory()
+                    || !matches!(Lock::attempt(&directory.join("lock")), Ok(Some(_)))
+                {
                     continue;
                 }
                 // Nobody finds it here any more, so nobody else removes it. It may be gone: somebody ended just now.

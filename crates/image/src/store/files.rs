@@ -31,7 +31,8 @@ pub(super) enum Durable {
 
 /// Writes `record` as `to`, by way of a file in `aside`, which is on the same filesystem.
 pub(super) fn write(record: &impl Serialize, to: &Path, aside: &Path, durable: Durable) -> Result<()> {
-    let json = serde_json::to_vec(record).map_err(|e| Error::internal("a record cannot be written").because(e))?;
+    let json =
+        serde_json::to_vec(record).map_err(|e| Error::internal("a record cannot be written").because(e))?;
     let write = || {
         let temporary = aside.join(to.file_name().unwrap_or_default());
         let mut options = fs::OpenOptions::new();

@@ -37,11 +37,15 @@ impl Store {
         let work = self.work()?;
         let _lock = self.lock()?;
         let image = self.image(id)?.ok_or_else(|| not_found(id))?;
-        let record =
-            HolderRecord { holder: holder.to_owned(), image: id.clone(), layers: image.config.diff_ids.clone() };
+        let record = HolderRecord {
+            holder: holder.to_owned(),
+            image: id.clone(),
+            layers: image.config.diff_ids,
+        };
         files::write(&record, &self.held(id, holder), work.directory(), Durable::No)?;
         // The time of its record is that of its last use.
-        let touched = File::options().write(true).open(self.record(id)).and_then(|f| f.set_modified(SystemTime::now()));
+        let touched =
+            File::options().write(true).open(self.record(id)).and_then(|f| f.set_modified(SystemTime::now()));
         touched.map_err(|e| failed("note the use of an image", e))?;
         let image = self.image(id)?.ok_or_else(|| not_found(id))?;
         Ok(Held { image, holder: holder.to_owned() })

@@ -57,13 +57,14 @@ impl Store {
 
     /// The id that a text stands for, and the name if it is one.
     pub(super) fn resolve(&self, text: &str) -> Result<Option<(Digest, Option<Reference>)>> {
-        if let Ok(name) = text.parse::<Reference>() {
-            if let Some(found) = files::read::<NameRecord>(&self.name(&name))?.filter(|r| r.name == name) {
-                return Ok(Some((found.image, Some(name))));
-            }
+        if let Ok(name) = text.parse::<Reference>()
+            && let Some(found) = files::read::<NameRecord>(&self.name(&name))?.filter(|r| r.name == name)
+        {
+            return Ok(Some((found.image, Some(name))));
         }
         let digits = text.strip_prefix("sha256:").unwrap_or(text);
-        if digits.len() < PREFIX || !digits.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()) {
+        if digits.len() < PREFIX || !digits.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase())
+        {
             return Ok(None);
         }
         let mut fitting = self.ids()?.into_iter().filter(|id| id.hex().starts_with(digits));
@@ -146,7 +147,9 @@ impl Store {
         let (mut layers, mut bytes, mut hidden) = (Vec::new(), 0, false);
         for diff_id in diff_ids.iter().rev().filter(|d| seen.insert(*d)) {
             let directory = self.layer(diff_id);
-            let Some(record) = files::read::<LayerRecord>(&directory.join("layer.json"))? else { return Ok(None) };
+            let Some(record) = files::read::<LayerRecord>(&directory.join("layer.json"))? else {
+                return Ok(None);
+            };
             bytes += record.disk_bytes;
             if !hidden {
                 layers.push(directory.join(TREE));

@@ -42,7 +42,10 @@ pub use hold::Held;
 pub use image::Image;
 pub use work::{Origin, Work};
 
-use crate::{Digest, unpack::{Limits, failed}};
+use crate::{
+    Digest,
+    unpack::{Limits, failed},
+};
 use lock::Lock;
 use stacyvm_provider::{Error, Result};
 use std::{

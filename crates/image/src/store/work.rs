@@ -55,7 +55,8 @@ impl Store {
         files::make_private(&directory).map_err(|e| failed(doing(), e))?;
         let lock = Lock::attempt(&directory.join("lock")).map_err(|e| failed(doing(), e))?;
         let work = Work { store: self.clone(), directory, lock };
-        files::make_private(&work.needs()).map_err(|e| failed(format_args!("make {}", work.needs().display()), e))?;
+        files::make_private(&work.needs())
+            .map_err(|e| failed(format_args!("make {}", work.needs().display()), e))?;
         Ok(work)
     }
 }
@@ -123,7 +124,9 @@ impl Work {
         let (staged, unpacked) = self.unpack(archive)?;
         if !unpacked.ended {
             staged.discard();
-            return Err(Error::invalid_argument("the archive has no end mark: it was cut, transfer or make it again"));
+            return Err(Error::invalid_argument(
+                "the archive has no end mark: it was cut, transfer or make it again",
+            ));
         }
         let diff_id = unpacked.diff_id.clone();
         let lock = self.layer_lock(&diff_id)?;
@@ -196,8 +199,12 @@ impl Work {
         let text = String::from_utf8(config.to_vec())
             .map_err(|e| Error::invalid_argument("the configuration of the image is no text").because(e))?;
         let added = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let record =
-            ImageRecord { config: text, manifest: origin.manifest.clone(), source: origin.source.clone(), added };
+        let record = ImageRecord {
+            config: text,
+            manifest: origin.manifest.clone(),
+            source: origin.source.clone(),
+            added,
+        };
         let _lock = self.store.lock()?;
         let layers: BTreeSet<_> = parsed.diff_ids.iter().collect();
         if let Some(missing) = layers.iter().find(|diff_id| !self.store.has_layer(diff_id)) {

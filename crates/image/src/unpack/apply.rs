@@ -55,7 +55,9 @@ impl Layer<'_> {
         match entry.kind {
             // The devices of a sandbox are its runtime's.
             Kind::Device if directory.first() == Some(&&b"dev"[..]) => Ok(()),
-            Kind::Device => Err(refused(&entry.path, "is a device outside of /dev: images may not bring any")),
+            Kind::Device => {
+                Err(refused(&entry.path, "is a device outside of /dev: images may not bring any"))
+            }
             Kind::HardLink => self.hard_link(entry, directory, name),
             Kind::File => {
                 self.prepare(entry, directory)?;
@@ -91,7 +93,12 @@ impl Layer<'_> {
     }
 
     /// Makes something that can be there once, after removing what is there.
-    fn replacing(&mut self, entry: &Entry, name: &[u8], make: impl Fn(BorrowedFd<'_>) -> Result<(), Errno>) -> Result<()> {
+    fn replacing(
+        &mut self,
+        entry: &Entry,
+        name: &[u8],
+        make: impl Fn(BorrowedFd<'_>) -> Result<(), Errno>,
+    ) -> Result<()> {
         self.tree.space.entry(&entry.path)?;
         let made = match make(self.tree.fd()) {
             Err(Errno::EXIST) => {
@@ -100,7 +107,11 @@ impl Layer<'_> {
             }
             made => made,
         };
-        made.map_err(|e| self.tree.failed("make", &entry.path, e))?;
+        made.map_err(|e| match e {
+            // Something was there a moment ago.
+            Errno::NOENT => refused(&entry.path, "needs what it replaces"),
+            e => self.tree.failed("make", &entry.path, e),
+        })?;
         self.tree.here_mut().touch();
         Ok(())
     }
@@ -116,7 +127,8 @@ impl Layer<'_> {
         let Some(file) = made.into_inner() else { return Ok(()) };
         write::data(entries, entry, &file, &mut self.tree.space)?;
         self.attributes(file.as_fd(), entry, self.tree.here().gives_group(), Mode::RUSR | Mode::WUSR)?;
-        rustix::fs::futimens(&file, &times(mtime(entry))).map_err(|e| self.tree.failed("set the time of", &entry.path, e))
+        rustix::fs::futimens(&file, &times(mtime(entry)))
+            .map_err(|e| self.tree.failed("set the time of", &entry.path, e))
     }
 
     fn directory(&mut self, entry: &Entry, name: &[u8]) -> Result<()> {
@@ -164,7 +176,12 @@ impl Layer<'_> {
     /// Links to a file of the same layer. The layers below are other directories, and each is kept once for all images:
     /// a link into one of them cannot be, here or elsewhere.
     fn hard_link(&mut self, entry: &Entry, directory: &[&[u8]], name: &[u8]) -> Result<()> {
-        let missing = || refused(&entry.path, format_args!("links to {}, which is not in this layer", path::shown(&entry.link)));
+        let missing = || {
+            refused(
+                &entry.path,
+                format_args!("links to {}, which is not in this layer", path::shown(&entry.link)),
+            )
+        };
         let mut source = path::parts(&entry.link, self.limits)?;
         let target = source.pop().ok_or_else(missing)?;
         if !self.tree.enter_existing(&source, &entry.path)? {
@@ -176,7 +193,8 @@ impl Layer<'_> {
             None | Some(FileType::CharacterDevice) => return Err(missing()),
             Some(_) => {}
         }
-        let from = self.tree.fd().try_clone_to_owned().map_err(|e| self.tree.failed("link", &entry.path, e))?;
+        let from =
+            self.tree.fd().try_clone_to_owned().map_err(|e| self.tree.failed("link", &entry.path, e))?;
         self.tree.enter(directory, &entry.path)?;
         let of = |fd: BorrowedFd<'_>, name: &[u8]| {
             rustix::fs::statat(fd, name, AtFlags::SYMLINK_NOFOLLOW).ok().map(|s| (s.st_dev, s.st_ino))
@@ -185,14 +203,17 @@ impl Layer<'_> {
         if of(self.tree.fd(), name) == of(from.as_fd(), target) {
             return self.tree.space.entry(&entry.path);
         }
-        self.replacing(entry, name, |directory| rustix::fs::linkat(&from, target, directory, name, AtFlags::empty()))
+        self.replacing(entry, name, |directory| {
+            rustix::fs::linkat(&from, target, directory, name, AtFlags::empty())
+        })
     }
 
     /// Owner, permissions and extended attributes of a file or directory whose permissions are `has`.
     fn attributes(&self, fd: BorrowedFd<'_>, entry: &Entry, gives_group: bool, has: Mode) -> Result<()> {
         if self.tree.root && (gives_group || (entry.uid, entry.gid) != (0, 0)) {
             let (uid, gid) = owner(entry);
-            rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(|e| self.tree.failed("set the owner of", &entry.path, e))?;
+            rustix::fs::fchown(fd, Some(uid), Some(gid))
+                .map_err(|e| self.tree.failed("set the owner of", &entry.path, e))?;
         }
         // After the owner, whose change takes bits and capabilities away.
         let mode = self.mode(entry);

@@ -75,7 +75,9 @@ impl<B: Blocks> Blocks for &mut B {
 
 /// The error for an archive that ends within an entry.
 pub(crate) fn truncated() -> Error {
-    Error::invalid_argument("the archive ends in the middle of an entry: it was cut, transfer or export it again")
+    Error::invalid_argument(
+        "the archive ends in the middle of an entry: it was cut, transfer or export it again",
+    )
 }
 
 /// Blocks of a file that is not compressed.
@@ -99,7 +101,8 @@ impl Blocks for FileBlocks<'_> {
         let held = |this: &Self| this.at.checked_sub(this.start).filter(|o| *o < this.buffer.len() as u64);
         if held(self).is_none() {
             self.buffer.resize(64 << 10, 0);
-            let read = self.file.read_at(&mut self.buffer, self.at).map_err(|e| failed("read the archive", e))?;
+            let read =
+                self.file.read_at(&mut self.buffer, self.at).map_err(|e| failed("read the archive", e))?;
             self.buffer.truncate(read);
             self.start = self.at;
         }
@@ -144,7 +147,9 @@ impl<R: Read> Blocks for ReadBlocks<R> {
             self.before += self.buffer.len() as u64;
             if self.before > self.limit {
                 let limit = self.limit;
-                return Err(Error::resource_limit(format!("the archive unpacks to more than the {limit} bytes allowed")));
+                return Err(Error::resource_limit(format!(
+                    "the archive unpacks to more than the {limit} bytes allowed"
+                )));
             }
             self.at = 0;
             self.buffer.resize(64 << 10, 0);
@@ -155,7 +160,8 @@ impl<R: Read> Blocks for ReadBlocks<R> {
                 }
             };
             let read = read.map_err(|e| {
-                let text = format!("the archive cannot be read: {e}: it is damaged or was cut, transfer it again");
+                let text =
+                    format!("the archive cannot be read: {e}: it is damaged or was cut, transfer it again");
                 Error::invalid_argument(text).because(e)
             });
             self.buffer.truncate(*read.as_ref().unwrap_or(&0));

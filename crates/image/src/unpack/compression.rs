@@ -24,7 +24,9 @@ impl Compression {
     /// `Unsupported` for what other tools write and we do not read.
     pub(crate) fn of(start: &[u8]) -> Result<Self> {
         let other = |name: &str| {
-            Err(Error::unsupported(format!("archives compressed with {name} are not read: use gzip, zstd or none")))
+            Err(Error::unsupported(format!(
+                "archives compressed with {name} are not read: use gzip, zstd or none"
+            )))
         };
         match start {
             [0x1f, 0x8b, ..] => Ok(Self::Gzip),

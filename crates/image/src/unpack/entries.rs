@@ -1,9 +1,11 @@
 //! The entries of an archive, one after the other, each with all that its headers say about it.
 
 use super::{
-    Limits, exceeded,
+    Limits,
     blocks::{BLOCK, Blocks, truncated},
+    exceeded,
     header::Header,
+    path::shown,
     pax::Records,
     refused,
     sparse::{self, Map},
@@ -57,12 +59,14 @@ pub(crate) struct Entries<'a, B> {
     left: u64,
     padding: u64,
     headers: u64,
+    /// Path of the last header, to say where an archive is damaged.
+    last: Vec<u8>,
     ended: bool,
 }
 
 impl<'a, B: Blocks> Entries<'a, B> {
     pub(crate) fn new(blocks: B, limits: &'a Limits) -> Self {
-        Self { blocks, limits, left: 0, padding: 0, headers: 0, ended: false }
+        Self { blocks, limits, left: 0, padding: 0, headers: 0, last: Vec::new(), ended: false }
     }
 
     /// Whether the end mark was found.
@@ -74,15 +78,15 @@ impl<'a, B: Blocks> Entries<'a, B> {
     pub(crate) fn next(&mut self) -> Result<Option<Entry>> {
         let mut records = Records::default();
         let (mut long_path, mut long_link) = (None, None);
-        let mut last = Vec::new();
+        let mut extended = false;
         loop {
             self.blocks.skip(self.left + self.padding)?;
             (self.left, self.padding) = (0, 0);
-            let Some(header) = self.header(&last)? else {
-                let extended = !last.is_empty();
+            let Some(header) = self.header()? else {
                 return if extended { Err(truncated()) } else { Ok(None) };
             };
             let path = header.path();
+            self.last.clone_from(&path);
             let size = header.size().ok_or_else(|| refused(&path, "has a size that is no number"))?;
             match header.kind() {
                 b'x' => {
@@ -94,23 +98,26 @@ impl<'a, B: Blocks> Entries<'a, B> {
                 // For all that follow: comments, as `git archive` writes them. Nothing that an image needs.
                 b'g' => self.data_follows(size),
                 _ => {
-                    let path = records.sparse.name.clone().or(records.path.clone()).or(long_path).unwrap_or(path);
+                    let path =
+                        records.sparse.name.clone().or(records.path.clone()).or(long_path).unwrap_or(path);
                     let link = records.link.clone().or(long_link).unwrap_or_else(|| header.link());
                     return self.entry(&header, records, path, link, size).map(Some);
                 }
             }
-            last = path;
+            extended = true;
         }
     }
 
     /// The next header, none at the end of the archive.
-    fn header(&mut self, last: &[u8]) -> Result<Option<Header>> {
+    fn header(&mut self) -> Result<Option<Header>> {
         let Some(block) = self.blocks.block()? else { return Ok(None) };
         if block == [0; BLOCK] {
             // Two blocks of zeros are the end mark.
             match self.blocks.block()? {
                 Some(second) if second != [0; BLOCK] => {
-                    return Err(Error::invalid_argument("the archive has data behind its end: it is damaged, export it again"));
+                    return Err(Error::invalid_argument(
+                        "the archive has data behind its end: it is damaged, export it again",
+                    ));
                 }
                 second => self.ended = second.is_some(),
             }
@@ -119,7 +126,8 @@ impl<'a, B: Blocks> Entries<'a, B> {
         self.headers += 1;
         let header = Header::new(block).map_err(|why| {
             let at = self.blocks.position() - BLOCK as u64;
-            let behind = if last.is_empty() { String::new() } else { format!(" behind {}", super::path::shown(last)) };
+            let behind =
+                if self.last.is_empty() { String::new() } else { format!(" behind {}", shown(&self.last)) };
             let why = why.0;
             Error::invalid_argument(format!(
                 "this is no tar archive, or it is damaged: there is no header at byte {at}{behind} ({why})"
@@ -132,7 +140,14 @@ impl<'a, B: Blocks> Entries<'a, B> {
         Ok(Some(header))
     }
 
-    fn entry(&mut self, header: &Header, records: Records, path: Vec<u8>, link: Vec<u8>, size: u64) -> Result<Entry> {
+    fn entry(
+        &mut self,
+        header: &Header,
+        records: Records,
+        path: Vec<u8>,
+        link: Vec<u8>,
+        size: u64,
+    ) -> Result<Entry> {
         let kind = match header.kind() {
             // Before POSIX, a directory was a file whose name ends with a slash.
             b'0' | 0 if path.ends_with(b"/") => Kind::Directory,
@@ -172,12 +187,16 @@ impl<'a, B: Blocks> Entries<'a, B> {
                 let map = sparse::gnu(&mut self.blocks, header, &entry.path, size, self.limits)?;
                 entry.sparse = Some(map);
             } else if pax.major.as_deref() == Some(b"1") && pax.minor.as_deref() == Some(b"0") {
-                let real = pax.real_size.ok_or_else(|| refused(&entry.path, "is a sparse file without its size"))?;
+                let real =
+                    pax.real_size.ok_or_else(|| refused(&entry.path, "is a sparse file without its size"))?;
                 let (map, taken) = sparse::pax(&mut self.blocks, &entry.path, real, size, self.limits)?;
                 entry.stored -= taken;
                 entry.sparse = Some(map);
             } else if pax.major.is_some() || pax.outdated {
-                return Err(refused(&entry.path, "is a sparse file in a format that is not read: use that of GNU tar, 1.0"));
+                return Err(refused(
+                    &entry.path,
+                    "is a sparse file in a format that is not read: use that of GNU tar, 1.0",
+                ));
             }
             if entry.size() > self.limits.file_bytes {
                 let most = self.limits.file_bytes;

@@ -111,7 +111,8 @@ fn fill(decoder: &mut impl Read, chunk: &mut Vec<u8>) -> Result<bool> {
             Ok(read) => filled += read,
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
             Err(e) => {
-                let text = format!("the archive cannot be read: {e}: it is damaged or was cut, transfer it again");
+                let text =
+                    format!("the archive cannot be read: {e}: it is damaged or was cut, transfer it again");
                 return Err(Error::invalid_argument(text).because(e));
             }
         }

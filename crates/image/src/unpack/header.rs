@@ -39,7 +39,11 @@ impl Header {
             // Some old programs added them as signed numbers.
             signed += i64::from(byte.cast_signed());
         }
-        if stored == unsigned || stored == signed { Ok(Self(block)) } else { Err(NoHeader("its checksum is wrong")) }
+        if stored == unsigned || stored == signed {
+            Ok(Self(block))
+        } else {
+            Err(NoHeader("its checksum is wrong"))
+        }
     }
 
     /// What kind of entry, as a letter.
@@ -116,9 +120,9 @@ fn number(field: &[u8]) -> Option<i64> {
     if first & 0x80 != 0 {
         let negative = first & 0x40 != 0;
         let start = i128::from(first & 0x3f) - if negative { 0x40 } else { 0 };
-        let value = rest.iter().try_fold(start, |value, byte| {
-            value.checked_mul(256).map(|value| value + i128::from(*byte))
-        })?;
+        let value = rest
+            .iter()
+            .try_fold(start, |value, byte| value.checked_mul(256).map(|value| value + i128::from(*byte)))?;
         return i64::try_from(value).ok();
     }
     let digits = text(field).trim_ascii();

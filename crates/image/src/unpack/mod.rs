@@ -13,15 +13,17 @@ mod compression;
 pub(crate) mod entries;
 mod feed;
 mod header;
-mod pax;
 pub(crate) mod path;
+mod pax;
 mod space;
 mod sparse;
 mod tree;
 mod write;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod testing;
+#[cfg(test)]
+pub(crate) mod tests;
 
 pub(crate) use compression::{Compression, Decoder};
 
@@ -120,7 +122,9 @@ pub fn unpack(archive: impl Read + Send, into: &Path, limits: &Limits) -> Result
         let path = into.join(name);
         fs::DirBuilder::new().mode(0o700).create(&path).map(|()| path)
     };
-    let open = |path: &Path| rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let open = |path: &Path| {
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    };
     let prepare = || -> io::Result<_> {
         let tree = open(&made(TREE)?)?;
         let aside = made(REPLACED)?;

@@ -64,7 +64,10 @@ pub(crate) fn target<'a>(path: &'a [u8], limits: &Limits) -> Result<Target<'a>> 
         return Ok(Target::Nothing);
     }
     if parts.iter().any(|p| p.starts_with(WHITEOUT)) {
-        return Err(refused(path, "is in something that was removed: names that begin with .wh. are whiteouts"));
+        return Err(refused(
+            path,
+            "is in something that was removed: names that begin with .wh. are whiteouts",
+        ));
     }
     match last.strip_prefix(WHITEOUT) {
         None => Ok(Target::Entry(parts, last)),
@@ -125,7 +128,7 @@ mod tests {
             b"a/.wh...",
             b".wh.a/b",
             &long,
-            &[b"a/"[..], &long].concat(),
+            &[&b"a/"[..], &long[..]].concat(),
             &b"a/".repeat(129),
             &b"a/".repeat(5000),
         ] {

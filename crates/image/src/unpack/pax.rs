@@ -150,7 +150,16 @@ mod tests {
         assert_eq!(time(b"-0.25"), Some((-1, 750_000_000)));
         assert_eq!(time(b"-3"), Some((-3, 0)));
         assert_eq!(time(b"7.000000001"), Some((7, 1)));
-        for wrong in [&b"x"[..], b"1.x", b"", b".5", b"1e9", b"99999999999999999999", b"--1", b"-9223372036854775808.5"] {
+        for wrong in [
+            &b"x"[..],
+            b"1.x",
+            b"",
+            b".5",
+            b"1e9",
+            b"99999999999999999999",
+            b"--1",
+            b"-9223372036854775808.5",
+        ] {
             assert_eq!(time(wrong), None, "{}", String::from_utf8_lossy(wrong));
         }
     }
@@ -170,7 +179,9 @@ mod tests {
         ] {
             assert!(Records::default().read(bytes).is_err(), "{}", String::from_utf8_lossy(bytes));
         }
-        for (key, value) in [("size", "-1"), ("size", "x"), ("uid", "1.5"), ("SCHILY.xattr.", "x"), ("mtime", "x")] {
+        for (key, value) in
+            [("size", "-1"), ("size", "x"), ("uid", "1.5"), ("SCHILY.xattr.", "x"), ("mtime", "x")]
+        {
             assert!(Records::default().read(&line(key, value.as_bytes())).is_err(), "{key}={value}");
         }
     }

@@ -42,7 +42,10 @@ impl<'a> Space<'a> {
         self.disk_bytes = self.disk_bytes.saturating_add(bytes.next_multiple_of(BLOCK));
         if self.disk_bytes > self.limits.disk_bytes {
             let most = self.limits.disk_bytes;
-            return Err(exceeded(path, format_args!("makes the layer larger than the {most} bytes there are for it")));
+            return Err(exceeded(
+                path,
+                format_args!("makes the layer larger than the {most} bytes there are for it"),
+            ));
         }
         self.look()
     }
@@ -53,7 +56,8 @@ impl<'a> Space<'a> {
             return Ok(());
         }
         self.looked_at = Some((self.entries, self.disk_bytes));
-        let there = rustix::fs::fstatvfs(&self.directory).map_err(|e| failed("look at the disk of the images", e))?;
+        let there =
+            rustix::fs::fstatvfs(&self.directory).map_err(|e| failed("look at the disk of the images", e))?;
         let free = there.f_bavail.saturating_mul(there.f_frsize);
         let reserve = self.limits.reserve_bytes;
         if free < reserve {

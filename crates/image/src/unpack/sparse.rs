@@ -1,8 +1,9 @@
 //! Files with holes: which pieces of them an archive holds.
 
 use super::{
-    Limits, exceeded,
+    Limits,
     blocks::{BLOCK, Blocks, truncated},
+    exceeded,
     header::{self, Header},
     refused,
 };
@@ -27,7 +28,8 @@ impl Map {
         let mut sum = 0_u64;
         for (offset, length) in &pieces {
             let after = offset.checked_add(*length).filter(|after| *offset >= end && *after <= size);
-            end = after.ok_or_else(|| refused(path, "has pieces of a sparse file that overlap or exceed it"))?;
+            end = after
+                .ok_or_else(|| refused(path, "has pieces of a sparse file that overlap or exceed it"))?;
             sum = sum.saturating_add(*length);
         }
         if sum != stored {
@@ -43,7 +45,13 @@ fn too_many(path: &[u8]) -> stacyvm_provider::Error {
 }
 
 /// The map of a sparse file in the old GNU format, of which more blocks may follow the header.
-pub(super) fn gnu(blocks: &mut impl Blocks, header: &Header, path: &[u8], stored: u64, limits: &Limits) -> Result<Map> {
+pub(super) fn gnu(
+    blocks: &mut impl Blocks,
+    header: &Header,
+    path: &[u8],
+    stored: u64,
+    limits: &Limits,
+) -> Result<Map> {
     let damaged = || refused(path, "has a damaged map of a sparse file");
     let size = header.gnu_real_size().ok_or_else(damaged)?;
     let (mut pieces, mut more) = header.gnu_pieces().ok_or_else(damaged)?;

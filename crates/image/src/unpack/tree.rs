@@ -11,7 +11,7 @@
 use super::{Limits, exceeded, failed, path, refused, space::Space};
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
-    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags},
+    fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags},
     io::Errno,
 };
 use stacyvm_provider::{Error, Result};
@@ -155,7 +155,10 @@ impl<'a> Tree<'a> {
             }
             // Through links, a path can become deeper than it is long.
             if self.open.len() >= self.limits.depth {
-                return Err(exceeded(entry, format_args!("is in more than {} directories", self.limits.depth)));
+                return Err(exceeded(
+                    entry,
+                    format_args!("is in more than {} directories", self.limits.depth),
+                ));
             }
             match self.open_child(&name) {
                 Ok(()) => {}
@@ -196,7 +199,9 @@ impl<'a> Tree<'a> {
         match self.kind(name, entry)? {
             Some(FileType::Symlink) => {
                 let target = rustix::fs::readlinkat(self.fd(), name, Vec::new());
-                target.map(|t| Some(t.into_bytes())).map_err(|e| self.failed("read a link on the way to", entry, e))
+                target
+                    .map(|t| Some(t.into_bytes()))
+                    .map_err(|e| self.failed("read a link on the way to", entry, e))
             }
             Some(FileType::CharacterDevice) => {
                 if make {
@@ -240,9 +245,8 @@ impl<'a> Tree<'a> {
             let here = self.here_mut();
             here.gives_group = false;
             let fd = here.fd.as_fd();
-            let set = rustix::fs::fchmod(fd, Mode::RWXU).and_then(|()| {
-                rustix::fs::fchown(fd, None, Some(rustix::process::getegid()))
-            });
+            let set = rustix::fs::fchmod(fd, Mode::RWXU)
+                .and_then(|()| rustix::fs::fchown(fd, None, Some(rustix::process::getegid())));
             set.map_err(|e| self.failed("make the directory of", entry, e))?;
         }
         Ok(())
@@ -252,7 +256,7 @@ impl<'a> Tree<'a> {
     pub(super) fn open_child(&mut self, name: &[u8]) -> Result<(), Errno> {
         let fd = rustix::fs::openat2(self.fd(), name, DIRECTORY, Mode::empty(), BENEATH)?;
         let stat = rustix::fs::fstat(&fd)?;
-        let mtime = Timespec { tv_sec: stat.st_mtime.cast_signed(), tv_nsec: stat.st_mtime_nsec as _ };
+        let mtime = Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as _ };
         let gives_group = stat.st_mode & Mode::SGID.as_raw_mode() != 0;
         self.open.push(Open {
             fd,
@@ -322,7 +326,13 @@ impl<'a> Tree<'a> {
     }
 
     /// Sets an extended attribute.
-    pub(super) fn set_xattr(&self, fd: BorrowedFd<'_>, name: &[u8], value: &[u8], entry: &[u8]) -> Result<()> {
+    pub(super) fn set_xattr(
+        &self,
+        fd: BorrowedFd<'_>,
+        name: &[u8],
+        value: &[u8],
+        entry: &[u8],
+    ) -> Result<()> {
         match rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()) {
             Err(e @ (Errno::OPNOTSUPP | Errno::PERM)) => Err(Error::unsupported(format!(
                 "the filesystem of the images does not take the extended attribute {}: use ext4, xfs or btrfs for it, outside of user namespaces",
