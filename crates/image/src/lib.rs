@@ -3,6 +3,17 @@
 //! Nothing that comes from outside is believed: each byte is hashed before it is used, and each name in an archive is
 //! resolved beneath the directory that it is unpacked into. `docs/design/007-images.md` says how the parts fit.
 
+pub mod archive;
 mod digest;
+mod manifest;
+mod reference;
+pub mod store;
+pub mod unpack;
 
 pub use digest::{Digest, Hasher};
+pub use manifest::{
+    Blob, Descriptor, Document, ImageConfig, Index, LARGEST, Layer, LayerMedia, MEDIA_TYPES, MOST_LAYERS,
+    Manifest, Platform, Search,
+};
+pub use reference::Reference;
+pub use store::{Image, Store};
