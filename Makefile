@@ -22,7 +22,7 @@ test: setup ## everything that CI runs: unit, conformance, end-to-end, SDK and s
 
 lint: setup ## formatting, clippy, dependency policy
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --features stacyvm-e2e/docker -- -D warnings
+	$(CARGO) clippy --quiet --workspace --all-targets --features stacyvm-e2e/docker -- -D warnings
 	@scripts/check-dependencies.sh
 
 bench: build ## figures with ratios against other tools, in one run; starts the test host, if it can, for those of containers

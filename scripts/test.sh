@@ -29,7 +29,8 @@ part() { # name, command…
   fi
   printf '\n== %s\n' "$name"
   local start=$SECONDS
-  if "$@"; then
+  # In this shell and not in a pipe: a part may set variables for those behind it.
+  if "$@" > >(tee "$report/$name.log") 2>&1; then
     printf '== %s: ok (%d s)\n' "$name" $((SECONDS - start))
   else
     printf '== %s: FAILED (%d s)\n' "$name" $((SECONDS - start))
@@ -46,7 +47,7 @@ engine() {
     return 0
   fi
   $script status >/dev/null 2>&1 || stop_engine=$script
-  $script up 2>&1 | tee "$report/engine.log"
+  $script up 2>&1 | tee "$report/engine.out"
   code=${PIPESTATUS[0]}
   if [ "$code" = 0 ]; then
     set -a
@@ -55,7 +56,7 @@ engine() {
     set +a
     return 0
   fi
-  export STACYVM_TEST_DOCKER_WHY=$(sed -n 's/^docker: not available: //p' "$report/engine.log" | tail -n 1)
+  export STACYVM_TEST_DOCKER_WHY=$(sed -n 's/^docker: not available: //p' "$report/engine.out" | tail -n 1)
   # Only what a host cannot have may be left out, and nothing that was asked for.
   [ "$code" = 3 ] && [ "${STACYVM_DOCKER_INTEGRATION:-}" != 1 ]
 }
@@ -94,6 +95,11 @@ part report cargo run --quiet -p xtask -- test-report "$report"
 
 echo
 if [ ${#failed[@]} -gt 0 ]; then
+  # Again at the end, where it is found: a part's own output may be thousands of lines up.
+  for name in "${failed[@]}"; do
+    printf '== the end of %s:\n' "$name"
+    grep -vE '^(passed|not run) ' "$report/$name.log" | tail -n 40
+  done
   echo "failed: ${failed[*]}"
   exit 1
 fi

@@ -76,6 +76,13 @@ impl AgentGuest {
         tokio::try_join!(self.ping(), self.stat("/", true)).map(drop)
     }
 
+    /// Opens the connection that commands and files take, so that the first of them need not. What comes of it is seen by them.
+    pub async fn warm_up(&self) {
+        // There is no process of this name, and to find that out takes the agent nothing.
+        let nothing = proto::AttachRequest::default();
+        let _ = self.call(PROMPT, self.bulk.clone().attach(nothing)).await;
+    }
+
     /// Runs a call under a deadline and translates what comes back.
     async fn call<T>(
         &self,

@@ -15,6 +15,7 @@ mod failure;
 mod health;
 mod image;
 mod network;
+mod pause;
 mod provider;
 mod pull;
 mod reference;

@@ -179,7 +179,7 @@ impl Inner {
         self.guests.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
-    async fn look(&self, id: &SandboxId) -> Result<Seen> {
+    pub(crate) async fn look(&self, id: &SandboxId) -> Result<Seen> {
         look(self.daemon.client().await?, &self.config.installation_id, id).await
     }
 
@@ -291,7 +291,7 @@ impl Inner {
     }
 }
 
-fn absent(id: &SandboxId) -> Error {
+pub(crate) fn absent(id: &SandboxId) -> Error {
     Error::not_found(format!("sandbox {id} does not exist"))
 }
 
@@ -520,33 +520,6 @@ impl DockerProvider {
             inner.freeze(&id, freeze).await
         }))
         .await
-    }
-}
-
-impl Inner {
-    async fn freeze(&self, id: &SandboxId, freeze: bool) -> Result<()> {
-        let client = self.daemon.client().await?;
-        let result = match (self.look(id).await?, freeze) {
-            (Seen::Absent, _) => return Err(absent(id)),
-            (Seen::Running { .. }, false) | (Seen::Paused, true) => return Ok(()),
-            (Seen::Running { .. }, true) => client.pause_container(id.as_str()).await,
-            (Seen::Paused, false) => client.unpause_container(id.as_str()).await,
-            (Seen::Created, _) => return Err(Error::destroyed(format!("sandbox {id} was never started"))),
-            (Seen::Ended(ending), _) => {
-                return Err(Error::destroyed(format!("sandbox {id} has ended: {}", ending.reason())));
-            }
-        };
-        match result {
-            Ok(()) => Ok(()),
-            Err(error) if is_missing(&error) => Err(absent(id)),
-            Err(error) => match self.look(id).await? {
-                Seen::Absent => Err(absent(id)),
-                Seen::Ended(ending) => {
-                    Err(Error::destroyed(format!("sandbox {id} has ended: {}", ending.reason())))
-                }
-                _ => Err(failed(if freeze { "pause a container" } else { "resume a container" }, error)),
-            },
-        }
     }
 }
 

@@ -28,6 +28,8 @@ pub struct NativeConfig {
     /// Directories of the host that may be images, with those below them; `/` allows any. Whoever may create sandboxes reads
     /// everything in them as root.
     pub image_dirs: Vec<PathBuf>,
+    /// Images of registries and archives; `None`: there are none.
+    pub images: Option<stacyvm_image::Images>,
     /// Networks of sandboxes.
     pub network: NetworkConfig,
     /// The lock that makes this the only control plane of `data_dir`, as an open file. The spawner keeps it while it

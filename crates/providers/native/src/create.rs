@@ -83,6 +83,10 @@ impl Maker<'_> {
         make_private_dir(&directory, false)?;
         write_spec(&directory, spec)?;
         hit(Point::NativeDirMade);
+        // Behind the directory, whose end is the end of the hold.
+        if let Some(stored) = &image.stored {
+            stored.hold(&directory)?;
+        }
 
         for name in ["upper", "work", "root"] {
             make_private_dir(&directory.join(name), false)?;

@@ -10,7 +10,7 @@ use crate::{
     entry::{Entry, SocketEndpoint},
     failure::Doing,
     health,
-    image::{self, host::HostImage},
+    image::{self, Image, host::HostImage},
     layout::Layout,
     network::Network,
     record::{Record, State},
@@ -21,6 +21,7 @@ use crate::{
     user_namespaces::UserNamespaces,
 };
 use rustix::fd::OwnedFd;
+use stacyvm_image::Images;
 use stacyvm_provider::{
     AgentGuest, Error, ErrorKind, Identity, Locks, Result, RuntimeState, SandboxId, SandboxSpec,
 };
@@ -50,6 +51,7 @@ pub(crate) struct Inner {
     pub(crate) disks: Disks,
     pub(crate) user_namespaces: UserNamespaces,
     image_dirs: Vec<PathBuf>,
+    pub(crate) images: Option<Images>,
     host_image: HostImage,
     settler: Settler,
     pub(crate) locks: Locks,
@@ -92,6 +94,7 @@ impl Inner {
             spawner,
             network,
             image_dirs: config.image_dirs,
+            images: config.images,
             host_image: HostImage::default(),
             settler: Settler::start().doing(|| "start a thread".to_owned())?,
             locks: Locks::default(),
@@ -235,25 +238,23 @@ impl Inner {
 
     /// Makes the sandbox, or what is missing of it. The caller has its turn.
     pub(crate) async fn create(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<()> {
-        match self.look(id).await? {
-            Look::Absent => {}
-            Look::Running { spec: Some(there), .. } if there != *spec => {
+        let made = match self.look_or_make(id, spec).await? {
+            Found::Made(made, making) => (made, making),
+            Found::There(Look::Running { spec: Some(there), .. }) if there != *spec => {
                 return Err(Error::invalid_argument(format!("sandbox {id} exists and is another one")));
             }
-            Look::Running { .. } => {
+            Found::There(Look::Running { .. }) => {
                 let entry = self.entry(id).await?;
                 match tokio::time::timeout(START, self.first_answer(&entry)).await {
                     // The first process of a server that died just now, about to notice.
-                    Ok(Err(_)) if !entry.runs() => self.remove(id).await?,
+                    Ok(Err(_)) if !entry.runs() => self.make_again(id, spec).await?,
                     Ok(result) => return result,
                     Err(_) => return Err(not_ready(id)),
                 }
             }
-            Look::Ended { .. } => self.remove(id).await?,
-        }
-        // Only now: what existed was somebody's before, and is looked at as such.
-        let _making = Making::start(self, id);
-        let made = self.make(id, spec).await;
+            Found::There(_) => self.make_again(id, spec).await?,
+        };
+        let (made, _making) = made;
         let started = match made {
             Ok(made) => self.started(id, made).await,
             Err(e) => Err(e),
@@ -288,36 +289,77 @@ impl Inner {
         lock(&self.making).contains(id)
     }
 
-    async fn make(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<Made> {
-        let (id, spec) = (id.clone(), spec.clone());
-        self.blocking(move |inner| {
-            inner.disks.check(spec.disk_mb)?;
-            let image = image::resolve(&spec.image, &inner.layout, &inner.image_dirs, &inner.host_image)?;
-            let maker = Maker {
-                layout: &inner.layout,
-                cgroups: &inner.cgroups,
-                spawner: &inner.spawner,
-                network: &inner.network,
-                disks: &inner.disks,
-                installation_id: &inner.installation_id,
-            };
-            let mut user_namespace = inner.user_namespaces.take()?;
-            if let Some(namespace) = &mut user_namespace {
-                namespace.give(&id);
-            }
-            maker.make(&id, &spec, &image, user_namespace.as_ref()).map_err(|error| {
-                match health::tried(&inner.spawner) {
-                    Some(problem) => Error::unavailable(problem).because(error),
-                    None => error,
+    /// Makes the sandbox, if there is nothing of it. In one piece of work, because handing work over takes a good part of the
+    /// time that it takes itself.
+    async fn look_or_make(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<Found> {
+        let stored = match &self.images {
+            Some(images) if image::is_stored(&spec.image) => {
+                // Nothing is pulled for a sandbox that is there.
+                match self.look(id).await? {
+                    Look::Absent => Some((images.clone(), images.obtain(&spec.image).await?)),
+                    there => return Ok(Found::There(there)),
                 }
-            })
+            }
+            _ => None,
+        };
+        let (inner, id, spec) = (Arc::clone(self), id.clone(), spec.clone());
+        self.blocking(move |_| match look(&inner.layout, &id)? {
+            Look::Absent => {
+                // Only now: what existed was somebody's before, and is looked at as such.
+                let making = Making::start(&inner, &id);
+                let image = match stored {
+                    Some((images, found)) => image::stored(&spec.image, &found, &images, inner.has_one_user()),
+                    None => image::resolve(&spec.image, &inner.layout, &inner.image_dirs, &inner.host_image),
+                };
+                Ok(Found::Made(image.and_then(|image| inner.make(&id, &spec, &image)), making))
+            }
+            there => Ok(Found::There(there)),
         })
         .await
+    }
+
+    /// Whether sandboxes have no users but the sandbox user.
+    fn has_one_user(&self) -> bool {
+        !self.user_namespaces.has_ranges()
+    }
+
+    /// Removes what is left of it, and makes it.
+    async fn make_again(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<(Result<Made>, Making)> {
+        self.remove(id).await?;
+        match self.look_or_make(id, spec).await? {
+            Found::Made(made, making) => Ok((made, making)),
+            Found::There(_) => Err(Error::unavailable(format!("sandbox {id} is being made by somebody else"))),
+        }
+    }
+
+    fn make(&self, id: &SandboxId, spec: &SandboxSpec, image: &Image) -> Result<Made> {
+        self.disks.check(spec.disk_mb)?;
+        let maker = Maker {
+            layout: &self.layout,
+            cgroups: &self.cgroups,
+            spawner: &self.spawner,
+            network: &self.network,
+            disks: &self.disks,
+            installation_id: &self.installation_id,
+        };
+        let mut user_namespace = self.user_namespaces.take()?;
+        if let Some(namespace) = &mut user_namespace {
+            namespace.give(id);
+        }
+        maker.make(id, spec, image, user_namespace.as_ref()).map_err(|error| {
+            match health::tried(&self.spawner) {
+                Some(problem) => Error::unavailable(problem).because(error),
+                None => error,
+            }
+        })
     }
 
     /// Waits until the first process has become the agent and the agent answers.
     async fn started(self: &Arc<Self>, id: &SandboxId, made: Made) -> Result<Arc<Entry>> {
         let entry = self.watch(id, made.state, made.pidfd)?;
+        // Whoever makes a sandbox runs something in it next. Nothing waits for this.
+        let guest = Arc::clone(&entry.guest);
+        tokio::spawn(async move { guest.warm_up().await });
         let reports = async { tokio::time::timeout(START, read_reports(made.status)).await };
         let answer = async { tokio::time::timeout(START, self.first_answer(&entry)).await };
         // Both at once: the agent listens before it runs, so the connection waits for it and not the other way round.
@@ -403,22 +445,30 @@ impl Inner {
     }
 }
 
-/// Marks a sandbox as being made, for as long as it lives.
-struct Making<'a> {
-    inner: &'a Inner,
-    id: &'a SandboxId,
+/// What a create came upon.
+enum Found {
+    /// It exists, or did.
+    There(Look),
+    /// There was nothing, so it was made, as far as that went.
+    Made(Result<Made>, Making),
 }
 
-impl<'a> Making<'a> {
-    fn start(inner: &'a Inner, id: &'a SandboxId) -> Self {
+/// Marks a sandbox as being made, for as long as it lives.
+struct Making {
+    inner: Arc<Inner>,
+    id: SandboxId,
+}
+
+impl Making {
+    fn start(inner: &Arc<Inner>, id: &SandboxId) -> Self {
         lock(&inner.making).insert(id.clone());
-        Self { inner, id }
+        Self { inner: Arc::clone(inner), id: id.clone() }
     }
 }
 
-impl Drop for Making<'_> {
+impl Drop for Making {
     fn drop(&mut self) {
-        lock(&self.inner.making).remove(self.id);
+        lock(&self.inner.making).remove(&self.id);
     }
 }
 

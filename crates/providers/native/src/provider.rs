@@ -5,15 +5,20 @@ use crate::{
     cgroup::Controller,
     console,
     disk::Method,
-    health,
+    health, image,
     inner::Inner,
     sandboxes::{Look, look},
     usage,
 };
 use async_trait::async_trait;
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use stacyvm_image::Images;
 use stacyvm_provider::{
     CONSOLE_BYTES, Capabilities, Created, Error, ErrorKind, Guest, Health, Provider, Result, RuntimeSandbox,
-    RuntimeState, RuntimeStats, SandboxId, SandboxSpec, console_lines,
+    RuntimeState, RuntimeStats, SandboxId, SandboxSpec, console_lines, Notice,
 };
 use std::{
     collections::BTreeMap,
@@ -78,7 +83,7 @@ impl Provider for NativeProvider {
     }
 
     fn offers(&self, image: &str) -> bool {
-        image == "host" || image.starts_with('/')
+        !image::is_stored(image) || (self.inner.images.is_some() && Images::check(image).is_ok())
     }
 
     fn network(&self, asked: Option<&str>) -> Result<Option<String>> {
@@ -247,6 +252,13 @@ impl Provider for NativeProvider {
                 }
             })
             .await
+    }
+
+    fn notices(&self) -> BoxStream<'static, Notice> {
+        let Some(images) = &self.inner.images else { return stream::pending().boxed() };
+        let heard = tokio_stream::wrappers::BroadcastStream::new(images.notices());
+        // Progress that nobody took in time is of no interest any more.
+        heard.filter_map(|notice| std::future::ready(notice.ok())).boxed()
     }
 
     fn settings(&self) -> BTreeMap<String, String> {

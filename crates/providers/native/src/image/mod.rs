@@ -1,15 +1,16 @@
-//! What the root filesystem of a sandbox is made from: the image `host`, or a directory.
+//! What the root filesystem of a sandbox is made from: the image `host`, a directory, or an image of the store.
 
 pub(crate) mod host;
 pub(crate) mod layers;
 pub(crate) mod profile;
 
 use crate::layout::Layout;
-use layers::open_lower;
+use layers::{Layers, open_lower};
 use profile::Profile;
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use serde::{Deserialize, Serialize};
-use stacyvm_provider::{Error, Result};
+use stacyvm_image::{Digest, Images};
+use stacyvm_provider::{Error, ErrorKind, Result};
 use std::{
     fs, io,
     path::{Component, Path, PathBuf},
@@ -31,6 +32,61 @@ pub(crate) struct Image {
     pub(crate) binds: Vec<Bind>,
     /// What it says of processes.
     pub(crate) profile: Profile,
+    /// What has to be held while a sandbox has it.
+    pub(crate) stored: Option<Stored>,
+}
+
+/// An image in the store.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    images: Images,
+    id: Digest,
+}
+
+impl Stored {
+    /// Keeps it for as long as this directory, which is there, is there.
+    ///
+    /// # Errors
+    /// `Unavailable` if it was removed meanwhile; those of making files.
+    pub(crate) fn hold(&self, holder: &Path) -> Result<()> {
+        self.images.hold(&self.id, holder).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => {
+                Error::unavailable("the image was removed as the sandbox was made; try again").because(error)
+            }
+            _ => error,
+        })
+    }
+}
+
+/// Whether an image of this name is in the store, or will be once it is pulled.
+pub(crate) fn is_stored(name: &str) -> bool {
+    name != HOST && !name.starts_with('/')
+}
+
+/// An image of the store. `one_user`: sandboxes have none but the sandbox user.
+///
+/// # Errors
+/// `InvalidArgument` for one that no sandbox can be made of.
+pub(crate) fn stored(
+    name: &str,
+    image: &stacyvm_image::Image,
+    images: &Images,
+    one_user: bool,
+) -> Result<Image> {
+    let lower = images.layers();
+    let broken = |e: io::Error| Error::internal(format!("the layers of the image {name} cannot be read")).because(e);
+    let lower_fd = open_lower(&lower).map_err(broken)?;
+    let within = |layer: &PathBuf| Some(layer.strip_prefix(&lower).ok()?.to_str()?.to_owned());
+    let layers = image.layers.iter().map(within).collect::<Option<Vec<_>>>();
+    let layers = layers.ok_or_else(|| broken(io::Error::other("a layer is elsewhere")))?;
+    // Without any, what holds all layers would be taken for the only one.
+    if layers.is_empty() {
+        return Err(Error::invalid_argument(format!("image {name}: there is no file in it; name another one")));
+    }
+    let opened = Layers::open(lower_fd.as_fd(), &layers).map_err(broken)?;
+    let profile = Profile::of(name, &image.config, &opened, one_user)?;
+    let stored = Some(Stored { images: images.clone(), id: image.id.clone() });
+    Ok(Image { lower, lower_fd, layers, binds: Vec::new(), profile, stored })
 }
 
 /// A directory of the host that a sandbox sees at the same path, read-only, without devices and setuid programs.
@@ -58,7 +114,7 @@ pub(crate) fn resolve(
     }
     if !name.starts_with('/') {
         return Err(Error::not_found(format!(
-            "image {name}: the native provider runs `host` or the absolute path of a directory that holds a root filesystem"
+            "image {name}: this server has no store of images; use `host` or the absolute path of a directory that holds a root filesystem"
         )));
     }
     directory(name, layout, allowed)
@@ -106,7 +162,7 @@ fn directory(name: &str, layout: &Layout, allowed: &[PathBuf]) -> Result<Image> 
 
 /// A root filesystem that says nothing of processes.
 fn plain(lower: PathBuf, lower_fd: OwnedFd, binds: Vec<Bind>) -> Image {
-    Image { lower, lower_fd, layers: Vec::new(), binds, profile: Profile::default() }
+    Image { lower, lower_fd, layers: Vec::new(), binds, profile: Profile::default(), stored: None }
 }
 
 /// Whether an image may be there. Symbolic links are resolved on both sides before they are compared. What is not `found` is

@@ -2,6 +2,7 @@
 
 use super::layers::Layers;
 use serde::{Deserialize, Serialize};
+use stacyvm_image::ImageConfig;
 use stacyvm_provider::{Error, Result};
 
 /// The sandbox user's number, where an image names none.
@@ -12,6 +13,8 @@ pub(crate) const HOME: &str = "/home/sandbox";
 pub(crate) const WORKSPACE: &str = "/workspace";
 /// Longest list of users or groups that is read, in bytes.
 pub(crate) const MAX_DATABASE: u64 = 1 << 20;
+/// Longest environment, in bytes.
+const MAX_ENVIRONMENT: usize = 32 << 10;
 /// Highest number that a user of a sandbox can have: sandboxes have so many.
 const HIGHEST: u32 = 65_535;
 
@@ -46,27 +49,37 @@ impl Default for Profile {
 }
 
 impl Profile {
-    /// What the image `image` says, whose configuration has these texts. Its user is not taken over where sandboxes have
-    /// `one_user` only.
+    /// What the configuration of the image `image` says. Its user is not taken over where sandboxes have `one_user` only.
     ///
     /// # Errors
-    /// `InvalidArgument`: its user is nobody that a sandbox can have.
-    pub(crate) fn of(
-        image: &str,
-        user: &str,
-        workdir: &str,
-        environment: &[String],
-        layers: &Layers,
-        one_user: bool,
-    ) -> Result<Self> {
-        let user = if one_user { SandboxUser::default() } else { find_user(image, user, layers)? };
+    /// `InvalidArgument`: its user is nobody that a sandbox can have, or its environment is too long.
+    pub(crate) fn of(image: &str, config: &ImageConfig, layers: &Layers, one_user: bool) -> Result<Self> {
+        let said = config.user.as_deref().unwrap_or_default();
+        let user = if one_user { SandboxUser::default() } else { find_user(image, said, layers)? };
+        let environment = environment(image, config)?;
+        let workdir = config.working_dir.as_deref().unwrap_or_default();
         // Builders make the directory. Where it is missing after all, processes could not start there.
         let has = workdir.starts_with('/')
             && workdir != "/"
             && layers.has_directory(workdir).unwrap_or(false);
         let workdir = if has { workdir } else { WORKSPACE };
-        Ok(Self { user, workdir: workdir.to_owned(), environment: environment.to_vec() })
+        Ok(Self { user, workdir: workdir.to_owned(), environment })
     }
+}
+
+/// The image's variables. What no process could have is left out.
+fn environment(image: &str, config: &ImageConfig) -> Result<Vec<String>> {
+    let legal = |variable: &&String| {
+        variable.split_once('=').is_some_and(|(name, _)| !name.is_empty()) && !variable.contains('\0')
+    };
+    let environment: Vec<_> = config.env.iter().filter(legal).cloned().collect();
+    if environment.iter().map(String::len).sum::<usize>() > MAX_ENVIRONMENT {
+        return Err(Error::invalid_argument(format!(
+            "image {image}: its environment has more than {} KiB; build it with a shorter one",
+            MAX_ENVIRONMENT >> 10
+        )));
+    }
+    Ok(environment)
 }
 
 /// The image's user, `name` or `name:group`, each of them perhaps a number. Images that say nothing, or root, are made for
@@ -136,7 +149,14 @@ mod tests {
         fs::write(tmp.path().join("etc/passwd"), passwd).unwrap();
         fs::write(tmp.path().join("etc/group"), "root:x:0:\nstaff:x:50:\n").unwrap();
         let layers = Layers::open(open_lower(tmp.path()).unwrap().as_fd(), &[]).unwrap();
-        Profile::of("i", user, workdir, &["A=b".to_owned()], &layers, false)
+        let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        let config = ImageConfig {
+            user: text(user),
+            working_dir: text(workdir),
+            env: ["A=b", "=c", "none", "NUL=\0"].map(str::to_owned).to_vec(),
+            ..ImageConfig::default()
+        };
+        Profile::of("i", &config, &layers, false)
     }
 
     #[test]

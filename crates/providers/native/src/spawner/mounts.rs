@@ -147,12 +147,20 @@ fn mount_root(setup: &Setup, image: &Layers) -> Result<Upper, Failure> {
 fn overlay(image: &Layers, upper: &str, work: &str) -> Result<(), Errno> {
     // Attributes of its own that a user without privileges may set too.
     let attributes = if rustix::process::geteuid().is_root() { "" } else { ",userxattr" };
-    let options = format!(
-        "lowerdir={},upperdir={upper},workdir={work},index=off,metacopy=off{attributes}",
-        image.option()
-    );
-    let options = c_string(&options).map_err(|_| Errno::INVAL)?;
-    mount("overlay", "root", "overlay", MountFlags::NOSUID | MountFlags::NODEV, options.as_c_str())
+    let mount = |more: &str| {
+        let options = format!(
+            "lowerdir={},upperdir={upper},workdir={work},index=off,metacopy=off{attributes}{more}",
+            image.option()
+        );
+        let options = c_string(&options).map_err(|_| Errno::INVAL)?;
+        mount("overlay", "root", "overlay", MountFlags::NOSUID | MountFlags::NODEV, options.as_c_str())
+    };
+    // Nothing reads these files again once the sandbox is gone, so nobody is to wait for the disk, at the end least of all.
+    match mount(",volatile") {
+        // Before Linux 5.10.
+        Err(Errno::INVAL) => mount(""),
+        result => result,
+    }
 }
 
 /// Shows a directory of the host, submounts included, at the same path. False if its files belong to nobody inside, because
@@ -238,26 +246,26 @@ fn make_read_only(path: &CStr) -> Result<(), Failure> {
     }
 }
 
-/// Hides what is behind [`MASKED`] behind an empty file that nobody may open.
+/// Hides what is behind [`MASKED`] behind a file and a directory that are empty, that nobody may open, and that are in no
+/// directory any more.
 fn mask_all() -> Result<(), Failure> {
-    const NOTHING: &CStr = c"/dev/.nothing";
-    let none = Mode::empty();
-    rustix::fs::mknodat(CWD, NOTHING, FileType::RegularFile, none, 0)
-        .doing(|| "make a file to hide others with".to_owned())?;
+    const FILE: &CStr = c"/dev/.nothing";
+    const DIRECTORY: &CStr = c"/dev/.nothing.d";
+    let doing = || "make what others are hidden with".to_owned();
+    rustix::fs::mknodat(CWD, FILE, FileType::RegularFile, Mode::empty(), 0).doing(doing)?;
+    rustix::fs::mkdir(DIRECTORY, Mode::empty()).doing(doing)?;
     for path in MASKED {
-        let hidden = match mount_bind(NOTHING, *path) {
-            Err(Errno::NOTDIR) => {
-                mount("tmpfs", *path, "tmpfs", PLAIN | MountFlags::RDONLY, c"mode=000,size=4k,nr_inodes=1")
-            }
-            result => result,
+        let doing = || format!("hide {}", path.to_string_lossy());
+        // Looked at first: a bind of one kind onto the other is refused only after a wait for all processors.
+        let nothing = match rustix::fs::lstat(*path) {
+            Err(Errno::NOENT) => continue,
+            stat if FileType::from_raw_mode(stat.doing(doing)?.st_mode) == FileType::Directory => DIRECTORY,
+            _ => FILE,
         };
-        match hidden {
-            Err(Errno::NOENT) => {}
-            result => result.doing(|| format!("hide {}", path.to_string_lossy()))?,
-        }
+        mount_bind(nothing, *path).doing(doing)?;
     }
-    // The mounts keep it; there is nothing to be seen of it in /dev.
-    rustix::fs::unlink(NOTHING).doing(|| "remove a file of ours".to_owned())
+    // The mounts keep them; there is nothing to be seen of them in /dev.
+    rustix::fs::unlink(FILE).and_then(|()| rustix::fs::rmdir(DIRECTORY)).doing(|| "remove what is ours".to_owned())
 }
 
 /// What root of the sandbox is on the host; `None` where there is one user only.

@@ -21,7 +21,7 @@ use stacyvm_provider::SandboxId;
 use std::{io, mem::MaybeUninit, path::PathBuf};
 
 /// Longest packet, in bytes.
-const MAX_PACKET: usize = 64 << 10;
+const MAX_PACKET: usize = 128 << 10;
 /// Most descriptors in one packet.
 const MAX_FDS: usize = 12;
 
