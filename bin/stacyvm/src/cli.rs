@@ -110,6 +110,7 @@ pub(crate) enum Command {
     Resume(commands::pause::Resume),
     Kill(commands::kill::Kill),
     Logs(commands::logs::Logs),
+    Image(commands::image::Command),
     Probe(commands::probe::Probe),
     Config(commands::config::Config),
     Version(commands::version::Version),

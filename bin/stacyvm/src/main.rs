@@ -7,6 +7,7 @@ mod cli;
 mod commands;
 mod disposable;
 mod failure;
+mod images;
 mod installation;
 mod lock;
 mod logging;
@@ -88,6 +89,7 @@ fn execute(cli: Cli) -> Result<u8> {
         Command::Resume(resume) => block_on(resume.execute(&global)).map(done),
         Command::Kill(kill) => block_on(kill.execute(&global)).map(done),
         Command::Logs(logs) => block_on(logs.execute(&global)).map(done),
+        Command::Image(image) => block_on(image.execute(&global)).map(done),
         Command::Probe(probe) => block_on(probe.execute(&global)).map(done),
     }
 }

@@ -5,6 +5,7 @@ use crate::{
     lock::Lock,
 };
 use stacyvm_config::Config;
+use stacyvm_image::Images;
 use stacyvm_provider::{Provider, mock::MockProvider};
 use stacyvm_provider_docker::{DockerConfig, DockerProvider, Network, PullPolicy, Seccomp, Ulimit};
 use stacyvm_provider_native::{NativeConfig, NativeProvider, NetworkConfig, SpawnerCommand};
@@ -45,28 +46,32 @@ pub(crate) fn agent(path: Option<&Path>) -> Result<&'static [u8]> {
     Ok(Box::leak(bytes.into_boxed_slice()))
 }
 
+/// What differs between the native provider of a server, of a run, and of what an earlier run left.
+#[derive(Default)]
+pub(crate) struct Native<'a> {
+    /// The lock that makes this the only control plane there; the spawner keeps it while it cleans up behind us.
+    pub(crate) lock: Option<&'a Lock>,
+    /// The directory of a run, for [`crate::scratch::Spawned`].
+    pub(crate) run: Option<&'a Path>,
+    /// See [`NativeConfig`].
+    pub(crate) image_dirs: Vec<PathBuf>,
+    /// See [`NativeConfig`].
+    pub(crate) images: Option<Images>,
+    /// See [`NativeConfig`].
+    pub(crate) network: NetworkConfig,
+}
+
 /// The native provider of a data directory.
-///
-/// `lock`: the lock that makes this the only control plane there; the spawner keeps it while it cleans up behind us.
-/// `run`: the directory of a run, for [`crate::scratch::Spawned`].
-/// `image_dirs`, `network`: see [`NativeConfig`].
-#[expect(
-    clippy::too_many_arguments,
-    reason = "what differs between a server, a run and what an earlier run left"
-)]
 pub(crate) fn native(
     data_dir: &Path,
     installation_id: &str,
     generation: u64,
     agent: &'static [u8],
-    lock: Option<&Lock>,
-    run: Option<&Path>,
-    image_dirs: Vec<PathBuf>,
-    network: NetworkConfig,
+    native: Native<'_>,
 ) -> Result<NativeProvider> {
     let mut args = vec![OsString::from(SPAWNER)];
-    args.extend(run.map(|directory| directory.as_os_str().to_owned()));
-    let lock = lock.map(Lock::handle).transpose();
+    args.extend(native.run.map(|directory| directory.as_os_str().to_owned()));
+    let lock = native.lock.map(Lock::handle).transpose();
     let lock = lock.map_err(|e| Failure::new(format!("cannot share the lock: {e}"), ""))?;
     let config = NativeConfig {
         data_dir: data_dir.to_owned(),
@@ -74,8 +79,9 @@ pub(crate) fn native(
         generation,
         spawner: SpawnerCommand { program: "/proc/self/exe".into(), args },
         agent,
-        image_dirs,
-        network,
+        image_dirs: native.image_dirs,
+        images: native.images,
+        network: native.network,
         lock,
     };
     Ok(NativeProvider::start(config)?)
@@ -94,12 +100,14 @@ pub(crate) fn network(config: &Config) -> NetworkConfig {
 }
 
 /// Every provider that is enabled, in the order in which `auto` tries them. `in_use`: those that stored sandboxes are of.
+/// `images`: the store, where there is one.
 pub(crate) async fn enabled(
     config: &Config,
     installation_id: &str,
     generation: u64,
     lock: &Lock,
     in_use: &HashSet<String>,
+    images: Option<&Images>,
 ) -> Result<Vec<Arc<dyn Provider>>> {
     let agent = agent(config.agent_path.as_deref())?;
     let mut providers: Vec<Arc<dyn Provider>> = Vec::new();
@@ -121,10 +129,13 @@ pub(crate) async fn enabled(
             installation_id,
             generation,
             agent,
-            Some(lock),
-            None,
-            config.providers.native_image_dirs.clone(),
-            NetworkConfig { ready: READY, ..network(config) },
+            Native {
+                lock: Some(lock),
+                run: None,
+                image_dirs: config.providers.native_image_dirs.clone(),
+                images: images.cloned(),
+                network: NetworkConfig { ready: READY, ..network(config) },
+            },
         )?));
     }
     if config.providers.mock {

@@ -1,9 +1,12 @@
 //! A bar for an image that is being pulled, while a sandbox is waited for: on a terminal only, and only if there is a pull.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::Value;
 use stacyvm_client::Client;
+use stacyvm_image::Images;
 use stacyvm_types::{Event, EventType};
 use std::io::IsTerminal;
+use tokio::sync::broadcast::error::RecvError;
 
 /// Waits for `work`, and shows pulls of `image` (of any image, if the server chooses it) meanwhile.
 pub(crate) async fn shown<T>(client: &Client, image: Option<&str>, work: impl Future<Output = T>) -> T {
@@ -28,16 +31,46 @@ pub(crate) async fn shown<T>(client: &Client, image: Option<&str>, work: impl Fu
     outcome
 }
 
+/// Waits for `work`, and shows what is pulled by this program meanwhile.
+pub(crate) async fn shown_here<T>(images: &Images, work: impl Future<Output = T>) -> T {
+    if !std::io::stderr().is_terminal() {
+        return work.await;
+    }
+    let mut bar = Bar::default();
+    let mut notices = images.notices();
+    let watched = async {
+        loop {
+            match notices.recv().await {
+                Ok(notice) => bar.show(|name| notice.data.get(name)),
+                Err(RecvError::Lagged(_)) => {}
+                // Not while the images are there, which the caller has.
+                Err(RecvError::Closed) => std::future::pending::<()>().await,
+            }
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = work => outcome,
+        never = watched => match never {},
+    };
+    bar.finish();
+    outcome
+}
+
 #[derive(Default)]
 struct Bar(Option<ProgressBar>);
 
 impl Bar {
     fn hear(&mut self, event: &Event, image: Option<&str>) {
-        let text = |name: &str| event.data.get(name).and_then(|value| value.as_str()).unwrap_or_default();
-        let number = |name: &str| event.data.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
-        if event.kind != EventType::ImagePull || image.is_some_and(|image| image != text("image")) {
-            return;
+        let pulled = event.data.get("image").and_then(|value| value.as_str());
+        if event.kind == EventType::ImagePull && image.is_none_or(|image| pulled == Some(image)) {
+            self.show(|name| event.data.get(name));
         }
+    }
+
+    /// Shows the progress of a pull, whose fields are those of an event `image.pull`.
+    fn show<'a>(&mut self, field: impl Fn(&str) -> Option<&'a Value>) {
+        let text = |name: &str| field(name).and_then(Value::as_str).unwrap_or_default();
+        let number = |name: &str| field(name).and_then(Value::as_u64).unwrap_or(0);
         if text("status") != "pulling" {
             return self.finish();
         }

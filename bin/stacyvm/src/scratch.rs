@@ -91,10 +91,7 @@ impl Scratch {
                 &self.id,
                 u64::from(u32::MAX),
                 agent,
-                None,
-                None,
-                Vec::new(),
-                stacyvm_provider_native::NetworkConfig::default(),
+                providers::Native::default(),
             )?;
             for sandbox in native.list().await? {
                 native.destroy(&sandbox.id).await?;

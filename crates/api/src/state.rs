@@ -8,6 +8,7 @@ use crate::{
 };
 use bytes::Bytes;
 use stacyvm_engine::Engine;
+use stacyvm_image::Images;
 use std::{sync::Arc, time::Instant};
 use tokio::sync::Semaphore;
 
@@ -20,6 +21,7 @@ pub struct ApiState(Arc<Inner>);
 
 struct Inner {
     engine: Engine,
+    images: Option<Images>,
     config: ApiConfig,
     keys: Keys,
     guard: Option<Guard>,
@@ -31,11 +33,12 @@ struct Inner {
 }
 
 impl ApiState {
-    /// The state of an API in front of `engine`.
-    pub fn new(engine: Engine, config: ApiConfig) -> Self {
+    /// The state of an API in front of `engine` and, where a provider has one, of the store of images.
+    pub fn new(engine: Engine, images: Option<Images>, config: ApiConfig) -> Self {
         let (access, openapi) = crate::routes::description();
         Self(Arc::new(Inner {
             engine,
+            images,
             keys: Keys::new(&config),
             guard: Guard::new(&config),
             access,
@@ -49,6 +52,10 @@ impl ApiState {
 
     pub(crate) fn engine(&self) -> &Engine {
         &self.0.engine
+    }
+
+    pub(crate) fn images(&self) -> Option<&Images> {
+        self.0.images.as_ref()
     }
 
     pub(crate) fn config(&self) -> &ApiConfig {

@@ -9,6 +9,7 @@ mod client;
 mod error;
 mod events;
 mod files;
+mod images;
 mod lines;
 mod processes;
 mod sandboxes;

@@ -11,6 +11,7 @@
 mod docker;
 mod environment;
 mod file;
+mod images;
 mod key;
 mod load;
 mod problem;
@@ -22,10 +23,11 @@ mod value;
 mod yaml;
 
 pub use docker::Docker;
+pub use images::Images;
 pub use key::{Effect, Key, Kind};
 pub use load::{Loaded, Override, Sources, load};
 pub use problem::{Invalid, Place, Problem};
 pub use show::{reference, to_json, to_yaml};
 pub use table::{KEYS, find};
-pub use typed::{Auth, Config, Database, Defaults, LogFormat, LogLevel, Logging, Providers, Server};
+pub use typed::{Auth, Config, Database, Defaults, LogFormat, LogLevel, Logging, NativeNetwork, Providers, Server};
 pub use value::{Origin, Setting, Settings, Value};

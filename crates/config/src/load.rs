@@ -208,12 +208,15 @@ fn compute(settings: &mut Settings, sources: &Sources, problems: &mut Vec<Proble
         let host = if validate::has_credentials(settings) { "0.0.0.0" } else { "127.0.0.1" };
         default(settings, "server.host", host.to_owned());
     }
-    if settings.text("providers.docker.auth_file").is_empty() {
+    for name in ["images.auth_file", "providers.docker.auth_file"] {
+        if !settings.text(name).is_empty() {
+            continue;
+        }
         let directory = sources.variable("DOCKER_CONFIG").map(PathBuf::from);
         let home = || sources.variable("HOME").map(|home| Path::new(home).join(".docker"));
         if let Some(directory) = directory.or_else(home) {
             let file = directory.join("config.json").to_string_lossy().into_owned();
-            default(settings, "providers.docker.auth_file", file);
+            default(settings, name, file);
         }
     }
     if settings.text("providers.default").is_empty() {

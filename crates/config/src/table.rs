@@ -59,6 +59,15 @@ pub static KEYS: &[Key] = &[
     key("worker.rpc_tls.server_name", Text, "", None, "Name expected in the worker's certificate."),
     key("worker.rpc_tls.insecure_skip_verify", Bool, "false", None, "Accept any certificate."),
 
+    key("images.pull_policy", PULL, "missing", Live, "When images of native sandboxes are pulled."),
+    key("images.prefetch", List, "", Live, "Images that are pulled when the server starts, so that the first sandbox need not wait."),
+    key("images.max_size_mb", COUNT, "0", Live, "Disk of all images together in MiB; 0: no limit. The longest unused go first; what sandboxes have stays."),
+    key("images.mirrors", Map, "", Live, "Registries that are asked first, as in docker.io: mirror.example; several with spaces between."),
+    key("images.insecure_registries", List, "", Live, "Registries and mirrors, host:port, that may speak plain HTTP or have a certificate that nobody vouches for."),
+    key("images.credentials", SecretMap, "", Live, "user:password by registry; they come before those of images.auth_file."),
+    key("images.auth_file", Text, "", Live, "Credentials of registries, as docker login writes them. Default: config.json in $DOCKER_CONFIG or ~/.docker."),
+    key("images.ca_file", Text, "", Live, "Certificates in PEM that registries are trusted by, beside the host's."),
+
     key("providers.default", Text, "auto", Live, "Provider of sandboxes that name none; auto: the first healthy one of docker, native and mock that is enabled."),
     key("providers.orphans", ORPHANS, "remove", Live, "What becomes of sandboxes of this installation that a runtime holds and the database does not know."),
     key("providers.native.enabled", Bool, "true", Live, "Sandboxes made of this host's namespaces and cgroups; needs Linux and root."),

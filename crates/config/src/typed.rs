@@ -2,6 +2,7 @@
 
 use crate::{
     docker::Docker,
+    images::Images,
     validate::{self, PROVIDERS},
     value::Settings,
 };
@@ -19,6 +20,8 @@ pub struct Config {
     pub agent_path: Option<PathBuf>,
     /// The listener.
     pub server: Server,
+    /// Images of registries and archives.
+    pub images: Images,
     /// Runtimes.
     pub providers: Providers,
     /// Defaults and limits of sandboxes.
@@ -221,6 +224,7 @@ impl Config {
                 preview_domain: settings.text("server.preview_domain").to_owned(),
                 cors_allowed_origins: settings.list("server.cors_allowed_origins"),
             },
+            images: Images::new(settings, cwd),
             providers: Providers {
                 default: settings.text("providers.default").to_owned(),
                 remove_orphans: settings.text("providers.orphans") == "remove",
@@ -309,6 +313,9 @@ mod tests {
     fn other(setting: &crate::Setting) -> Value {
         match (&setting.value, setting.key.kind) {
             _ if setting.key.name == "providers.docker.user" => Value::Text("7:7".to_owned()),
+            (Value::Map(_), _) if setting.key.name == "images.credentials" => {
+                Value::Map([("x".to_owned(), "y:z".to_owned())].into())
+            }
             (Value::Map(_), _) if setting.key.name == "providers.docker.ulimits" => {
                 Value::Map([("nofile".to_owned(), "1:2".to_owned())].into())
             }

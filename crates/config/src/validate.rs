@@ -1,7 +1,7 @@
 //! Checks that concern more than the spelling of one value.
 
 use crate::{
-    docker,
+    docker, images,
     problem::{Place, Problem, closest, excerpt},
     typed::Config,
     value::Settings,
@@ -44,6 +44,7 @@ pub(crate) fn all(settings: &Settings, problems: &mut Vec<Problem>, warnings: &m
         }
     }
     docker::check(settings, problems, warnings);
+    images::check(settings, problems);
     let mut problem = |name: &str, what: String, fix: &str| {
         problems.push(Problem::new(place(settings, name), format!("{name} {what}"), fix));
     };

@@ -18,7 +18,7 @@ const NOTICES: usize = 1024;
 
 /// Where images are, and how they come.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub struct ImagesConfig {
     /// Directory of the store, absolute.
     pub root: PathBuf,
     /// What the store may take.
@@ -46,7 +46,7 @@ impl Images {
     ///
     /// # Errors
     /// `InvalidArgument` for settings that cannot work, or a store that another kind of user made; those of making files.
-    pub fn open(config: Config) -> Result<Self> {
+    pub fn open(config: ImagesConfig) -> Result<Self> {
         let store = Store::open(&config.root, config.limits)?;
         let (notices, _) = broadcast::channel(NOTICES);
         let puller = Puller::new(config.registries, Arc::new(store.clone()), notices.clone())?;
@@ -92,6 +92,15 @@ impl Images {
     /// Those of [`Store::import`].
     pub async fn import(&self, archive: impl Read + Send + 'static, wanted: Import) -> Result<Vec<Image>> {
         self.blocking(move |store| store.import(Source::Stream(Box::new(archive)), &wanted)).await
+    }
+
+    /// Takes in what a file or a directory of this host holds.
+    ///
+    /// # Errors
+    /// Those of [`Store::import`].
+    pub async fn import_path(&self, path: &Path, wanted: Import) -> Result<Vec<Image>> {
+        let path = path.to_owned();
+        self.blocking(move |store| store.import(Source::Path(&path), &wanted)).await
     }
 
     /// All images that are here, those used last first.

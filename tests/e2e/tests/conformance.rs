@@ -20,6 +20,7 @@ async fn native() -> Result<()> {
         agent: stacyvm_guest_binaries::AGENT,
         lock: None,
         image_dirs: Vec::new(),
+        images: None,
         network: Default::default(),
     })?;
     conforms("native", Arc::new(provider), Options::default()).await?;

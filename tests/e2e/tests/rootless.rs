@@ -96,6 +96,7 @@ async fn user(home: &Path) -> Result<()> {
         agent: stacyvm_guest_binaries::AGENT,
         lock: None,
         image_dirs: Vec::new(),
+        images: None,
         network: Default::default(),
     })?;
     let health = provider.health().await;

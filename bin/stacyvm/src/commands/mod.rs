@@ -4,6 +4,7 @@ pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod cp;
 pub(crate) mod exec;
+pub(crate) mod image;
 pub(crate) mod kill;
 pub(crate) mod list;
 pub(crate) mod logs;

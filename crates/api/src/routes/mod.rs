@@ -3,6 +3,7 @@
 mod events;
 mod exec;
 mod files;
+mod images;
 mod measure;
 mod metrics;
 mod processes;
@@ -58,6 +59,12 @@ pub(crate) fn all() -> Routes {
         .add(Scope::Write, routes!(files::chmod_file))
         .add(Scope::Write, routes!(files::make_directory))
         .add(Scope::Read, routes!(events::events))
+        .add(Scope::Read, routes!(images::list_images))
+        .add(Scope::Write, routes!(images::remove_image))
+        .add(Scope::Read, routes!(images::inspect_image))
+        .add(Scope::Write, routes!(images::pull_image))
+        .add_raw(Scope::Write, routes!(images::import_images))
+        .add(Scope::Write, routes!(images::prune_images))
         .add(Scope::Read, routes!(providers::list_providers))
         .add(Scope::Read, routes!(providers::get_provider))
         .add(Scope::Write, routes!(providers::test_providers))

@@ -59,7 +59,7 @@ impl Api {
         let store = Store::in_memory().await.unwrap();
         let engine = Engine::start(settings, store, vec![Arc::new(provider)]).await.unwrap();
         let sandbox = engine.create(CreateRequest::default()).await.unwrap();
-        let router = crate::router(ApiState::new(engine, config));
+        let router = crate::router(ApiState::new(engine, None, config));
         Self { router, guest, id: sandbox.id.into() }
     }
 
@@ -67,7 +67,7 @@ impl Api {
     pub(crate) async fn bare(config: ApiConfig, routes: Option<Router<ApiState>>) -> Self {
         let store = Store::in_memory().await.unwrap();
         let engine = Engine::start(EngineConfig::default(), store, vec![]).await.unwrap();
-        let state = ApiState::new(engine, config);
+        let state = ApiState::new(engine, None, config);
         let router = match routes {
             Some(routes) => crate::layered(routes, state),
             None => crate::router(state),

@@ -4,15 +4,17 @@ use super::{Finished, Run};
 use crate::{
     cli::Global,
     commands::config,
+    disposable::interrupted,
     failure::{Failure, Result, code},
-    output,
+    images, output,
     process::{self, Embedded},
-    providers,
+    providers, pulling,
     scratch::Scratch,
     signals::Signals,
 };
 use stacyvm_config::Config;
 use stacyvm_engine::{CreateRequest, Defaults, Engine, EngineConfig, ExecRequest, Limits, Store};
+use stacyvm_image::Images;
 use stacyvm_provider::Provider;
 use std::{
     sync::Arc,
@@ -32,12 +34,8 @@ pub(super) fn run(run: &Run, global: &Global) -> Result<u8> {
     }
     let config = loaded.config;
     let image = run.image()?;
-    if image != "host" && !image.starts_with('/') {
-        return Err(Failure::new(
-            format!("the image {image} is one of a registry, which takes a server with the docker provider"),
-            "start `stacyvm serve` on a host with Docker and name it with --server, or use --image host",
-        ));
-    }
+    // What the image host and directories do not need is not opened for them.
+    let images = if image == "host" || image.starts_with('/') { None } else { Some(images::open(&config)?) };
     let agent = providers::agent(config.agent_path.as_deref())?;
     let (scratch, left) = Scratch::make(&config.data_dir)?;
     let outcome = crate::block_on(async {
@@ -47,7 +45,7 @@ pub(super) fn run(run: &Run, global: &Global) -> Result<u8> {
             }
         };
         let clean = tokio::time::timeout(CLEAN_UP, clean);
-        let (outcome, _) = tokio::join!(in_scratch(run, global, &config, image, agent, &scratch), clean);
+        let (outcome, _) = tokio::join!(in_scratch(run, global, &config, (image, images), agent, &scratch), clean);
         outcome
     });
     scratch.remove();
@@ -58,24 +56,28 @@ async fn in_scratch(
     run: &Run,
     global: &Global,
     config: &Config,
-    image: String,
+    (image, images): (String, Option<Images>),
     agent: &'static [u8],
     scratch: &Scratch,
 ) -> Result<Finished> {
     let mut signals = Signals::listen()?;
+    if let Some(images) = &images {
+        // Before there is anything to take away again.
+        tokio::select! {
+            image = pulling::shown_here(images, images.obtain(&image)) => drop(image?),
+            signal = signals.next() => return Err(interrupted(signal)),
+        }
+    }
     let directory = scratch.directory();
-    // Any directory: only root comes this far, on a host of its own.
-    let any = vec!["/".into()];
-    let native = providers::native(
-        directory,
-        scratch.id(),
-        1,
-        agent,
-        None,
-        Some(directory),
-        any,
-        providers::network(config),
-    )?;
+    let parts = providers::Native {
+        lock: None,
+        run: Some(directory),
+        // Any directory: only root comes this far, on a host of its own.
+        image_dirs: vec!["/".into()],
+        images,
+        network: providers::network(config),
+    };
+    let native = providers::native(directory, scratch.id(), 1, agent, parts)?;
     let store = Store::in_memory().await.map_err(|e| Failure::new(e.to_string(), ""))?;
     let native: Arc<dyn Provider> = Arc::new(native);
     let engine = Engine::start(engine_config(config), store, vec![native]).await?;

@@ -6,7 +6,7 @@ use crate::{
     cli::{self, Global},
     commands::config,
     failure::{Failure, Result},
-    installation,
+    images, installation,
     lock::Lock,
     logging, output, providers,
     signals::Signals,
@@ -124,7 +124,9 @@ async fn serve(config: &Config, lock: &Lock, quiet: bool) -> Result<()> {
     let generation = store.next_generation().await.map_err(store_failed)?;
     let stored = store.live_sandboxes().await.map_err(store_failed)?;
     let in_use = stored.into_iter().map(|row| row.provider).collect();
-    let providers = providers::enabled(config, &installation_id, generation, lock, &in_use).await?;
+    let images = if config.providers.native { Some(images::open(config)?) } else { None };
+    let providers =
+        providers::enabled(config, &installation_id, generation, lock, &in_use, images.as_ref()).await?;
     let default = providers::default(&config.providers.default, &providers).await;
     let engine = Engine::start(engine_config(config, default.clone(), generation), store, providers).await?;
 
@@ -136,7 +138,10 @@ async fn serve(config: &Config, lock: &Lock, quiet: bool) -> Result<()> {
         data_dir = %config.data_dir.display(), provider = default, "serving"
     );
     notify("READY=1");
-    let router = stacyvm_api::router(ApiState::new(engine.clone(), api_config(config, address)));
+    let router = stacyvm_api::router(ApiState::new(engine.clone(), images.clone(), api_config(config, address)));
+    let _tending = images.map(|images| {
+        tokio_util::task::AbortOnDropHandle::new(tokio::spawn(images::tend(images, config.images.prefetch.clone())))
+    });
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let stopping = async {
         // Whether the other end is there does not matter: it only waits.

@@ -86,6 +86,7 @@ impl Host {
             },
             agent: stacyvm_guest_binaries::AGENT,
             image_dirs: vec!["/var/tmp".into()],
+            images: None,
             network: Default::default(),
             lock: None,
         }
