@@ -4,16 +4,25 @@
 //! resolved beneath the directory that it is unpacked into. `docs/design/007-images.md` says how the parts fit.
 
 pub mod archive;
+mod auth;
 mod digest;
 mod manifest;
+mod pull;
 mod reference;
+mod registry;
+mod sink;
 pub mod store;
 pub mod unpack;
 
+pub use auth::{Credentials, Secret};
 pub use digest::{Digest, Hasher};
 pub use manifest::{
     Blob, Descriptor, Document, ImageConfig, Index, LARGEST, Layer, LayerMedia, MEDIA_TYPES, MOST_LAYERS,
     Manifest, Platform, Search,
 };
+pub use pull::{PullPolicy, Puller};
 pub use reference::Reference;
+pub use registry::Settings;
+pub(crate) use registry::{Fetched, Registry};
+pub use sink::{Claim, Pulled, Sink};
 pub use store::{Image, Store};

@@ -148,11 +148,10 @@ impl ImageConfig {
             stop_signal: filled(stop_signal),
             diff_ids: file.rootfs.diff_ids,
         };
-        let mut texts = [&config.user, &config.working_dir, &config.stop_signal]
-            .into_iter()
-            .flatten()
-            .chain(config.env.iter().chain(&config.entrypoint).chain(&config.cmd).chain(&config.volumes));
-        if texts.any(|text| text.contains('\0')) {
+        let single = [&config.user, &config.working_dir, &config.stop_signal].into_iter().flatten();
+        let lists = [&config.env, &config.entrypoint, &config.cmd, &config.volumes].into_iter().flatten();
+        let has_nul = single.chain(lists).any(|text| text.contains('\0'));
+        if has_nul {
             return Err(Error::invalid_argument(format!(
                 "the configuration of the image {image} has a NUL in a variable, an argument or a path: build it anew"
             )));

@@ -64,7 +64,7 @@ pub struct Blob {
 }
 
 /// A layer as it is kept in a registry or an archive.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Layer {
     /// The archive, as it is sent.
     pub blob: Blob,

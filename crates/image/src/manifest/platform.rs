@@ -55,6 +55,11 @@ impl Platform {
         Self::new("linux", architecture, None)
     }
 
+    /// Whether it says that it is for nothing: `unknown/unknown`.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.os == "unknown" || self.architecture == "unknown"
+    }
+
     /// How well an image for `offered` runs where this platform is wanted: `None` for not at all, lower is better.
     ///
     /// The architecture must be the same: an amd64 host's processor would run 386, but the agent and its filter of system
@@ -156,11 +161,11 @@ mod tests {
 
     #[test]
     fn a_variant_runs_lower_ones_the_highest_best() {
-        let best = |wanted: &str, offered: &[&str]| {
+        fn best<'a>(wanted: &str, offered: &[&'a str]) -> Option<&'a str> {
             let wanted = platform(wanted);
             let ranked = offered.iter().filter_map(|text| Some((wanted.rank(&platform(text))?, *text)));
             ranked.min_by_key(|(rank, _)| *rank).map(|(_, text)| text)
-        };
+        }
         assert_eq!(best("linux/arm/v7", &["linux/arm/v5", "linux/arm/v6", "linux/arm/v8"]), Some("linux/arm/v6"));
         assert_eq!(best("linux/arm/v6", &["linux/arm/v7"]), None);
         assert_eq!(best("linux/amd64", &["linux/amd64/v2", "linux/386", "windows/amd64"]), None);

@@ -62,6 +62,8 @@ impl Search {
         for entry in index.manifests() {
             match (&entry.platform, entry.kind()) {
                 (_, Kind::Other) => {}
+                // Attestations, which are no images.
+                (Some(offered), _) if offered.is_unknown() => {}
                 // What is known to fit first; then what may hold it.
                 (Some(offered), Kind::Manifest) => match self.platform.rank(offered) {
                     Some(rank) => found.push((rank, entry)),

@@ -195,13 +195,15 @@ impl Store {
     }
 
     fn drop_partial(&self, after: Duration, collected: &mut Collected) -> Result<()> {
-        for name in files::names(&self.partial())? {
-            let path = self.partial().join(name);
+        for name in files::names(&self.partials())? {
+            let path = self.partials().join(&name);
             let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
             if !metadata.is_file() || !is_older(&metadata, after) {
                 continue;
             }
-            if let Ok(Some(lock)) = Lock::attempt(&path) {
+            // Not what somebody goes on with just now.
+            if let Ok(Some(lock)) = Lock::attempt(&self.blob_lock(&name)) {
+                files::remove(&path)?;
                 lock.remove();
                 collected.partial += 1;
                 collected.bytes += metadata.len();

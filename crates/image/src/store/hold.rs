@@ -37,11 +37,8 @@ impl Store {
         let work = self.work()?;
         let _lock = self.lock()?;
         let image = self.image(id)?.ok_or_else(|| not_found(id))?;
-        let record = HolderRecord {
-            holder: holder.to_owned(),
-            image: id.clone(),
-            layers: image.config.diff_ids,
-        };
+        let record =
+            HolderRecord { holder: holder.to_owned(), image: id.clone(), layers: image.config.diff_ids };
         files::write(&record, &self.held(id, holder), work.directory(), Durable::No)?;
         // The time of its record is that of its last use.
         let touched =

@@ -30,6 +30,7 @@ mod files;
 mod hold;
 mod image;
 mod lock;
+mod pulls;
 mod records;
 mod room;
 mod work;
@@ -51,7 +52,7 @@ use stacyvm_provider::{Error, Result};
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
@@ -83,6 +84,8 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     root: PathBuf,
     limits: StoreLimits,
+    /// What pulls of this process share.
+    pulls: Mutex<Weak<Work>>,
 }
 
 impl Store {
@@ -93,7 +96,7 @@ impl Store {
     /// `InvalidArgument` if the store was made with root and is opened without, or the other way round: owners and marks of
     /// its layers would be wrong.
     pub fn open(root: &Path, limits: StoreLimits) -> Result<Self> {
-        let store = Self(Arc::new(Inner { root: root.to_owned(), limits }));
+        let store = Self(Arc::new(Inner { root: root.to_owned(), limits, pulls: Mutex::default() }));
         let make = || -> io::Result<()> {
             fs::create_dir_all(root)?;
             for name in ["layers", "images", "names", "held", "partial", "staging", "locks"] {
@@ -133,14 +136,13 @@ impl Store {
         &self.0.limits
     }
 
-    /// The directory for downloads. Files in it are removed by [`Store::collect`] when they are old and nobody has a lock
-    /// (`flock`) on them.
-    pub fn partial(&self) -> PathBuf {
+    /// The directory of downloads.
+    fn partials(&self) -> PathBuf {
         self.0.root.join("partial")
     }
 
-    /// Whether the layer is there. To rely on it, ask [`Work::need`].
-    pub fn has_layer(&self, diff_id: &Digest) -> bool {
+    /// Whether the layer is there. It may go at any time if it is not needed.
+    fn is_there(&self, diff_id: &Digest) -> bool {
         self.layer(diff_id).join("layer.json").exists()
     }
 

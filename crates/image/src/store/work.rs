@@ -84,7 +84,7 @@ impl Work {
         let _lock = self.store.lock()?;
         let path = self.needs().join(diff_id.hex());
         File::create(&path).map_err(|e| failed(format_args!("write {}", path.display()), e))?;
-        Ok(self.store.has_layer(diff_id))
+        Ok(self.store.is_there(diff_id))
     }
 
     /// Makes the layer `diff_id` from its archive, compressed or not, unless it is there. Whoever makes the same one, in this
@@ -99,7 +99,7 @@ impl Work {
         }
         let lock = self.layer_lock(diff_id)?;
         // Who was waited for has it there now.
-        let missing = !self.store.has_layer(diff_id);
+        let missing = !self.store.is_there(diff_id);
         if missing {
             let (staged, unpacked) = self.unpack(archive)?;
             if unpacked.diff_id != *diff_id {
@@ -207,7 +207,7 @@ impl Work {
         };
         let _lock = self.store.lock()?;
         let layers: BTreeSet<_> = parsed.diff_ids.iter().collect();
-        if let Some(missing) = layers.iter().find(|diff_id| !self.store.has_layer(diff_id)) {
+        if let Some(missing) = layers.iter().find(|diff_id| !self.store.is_there(diff_id)) {
             return Err(Error::unavailable(format!(
                 "the layer {} of the image {} is not there any more: try again",
                 missing.short(),

@@ -1,7 +1,10 @@
 //! What goes, and what stays.
 
 use super::*;
-use crate::store::{Collected, Removed};
+use crate::{
+    Sink,
+    store::{Collected, Removed},
+};
 use stacyvm_provider::ErrorKind;
 
 #[test]
@@ -113,19 +116,24 @@ fn downloads_that_nobody_goes_on_with_go() {
     let tmp = tempfile::tempdir().unwrap();
     let store = open(tmp.path());
     let old = std::time::SystemTime::now() - Duration::from_secs(8 * 86_400);
-    let files = ["old", "new", "locked"].map(|name| {
-        let path = store.partial().join(name);
+    let blobs = ["old", "new", "locked"].map(|name| Digest::of(name.as_bytes()));
+    for (blob, name) in blobs.iter().zip(["old", "new", "locked"]) {
+        let path = store.partial(blob);
         fs::write(&path, "12345").unwrap();
         let file = fs::File::options().write(true).open(&path).unwrap();
         if name != "new" {
             file.set_modified(old).unwrap();
         }
-        file
-    });
-    files[2].lock().unwrap();
+    }
+    let claim = store.claim(&blobs[2]).unwrap().unwrap();
+    assert!(open(store.root()).claim(&blobs[2]).unwrap().is_none());
     let collected = store.collect(&Collect::default()).unwrap();
     assert_eq!((collected.partial, collected.bytes), (1, 5));
-    assert_eq!(listed(&store, "partial"), ["locked", "new"]);
+    assert!(!store.partial(&blobs[0]).exists());
+    assert_eq!(listed(&store, "partial").len(), 2);
+    drop(claim);
+    assert_eq!(store.collect(&Collect::default()).unwrap().partial, 1);
+    assert!(listed(&store, "locks").is_empty());
 }
 
 #[test]
@@ -164,4 +172,35 @@ fn what_something_else_broke_is_no_image_and_goes() {
     let left: Vec<_> = store.list().unwrap().into_iter().map(|i| i.id).collect();
     assert_eq!(left, [fine.id]);
     assert_eq!((listed(&store, "layers").len(), listed(&store, "held").len()), (1, 0));
+}
+
+#[test]
+fn what_a_pull_was_told_is_there_stays_until_the_pull_ends() {
+    let tmp = tempfile::tempdir().unwrap();
+    let store = open(tmp.path());
+    let (id, archive) = layer("a", 10);
+    let (first, second) = (store.begin().unwrap(), store.begin().unwrap());
+    assert!(!store.has_layer(&id).unwrap());
+    let blob = store.partial(&id);
+    fs::write(&blob, &archive).unwrap();
+    store.add_layer(&id, crate::LayerMedia::Tar, &blob).unwrap();
+    drop(first);
+    assert_eq!(store.collect(&Collect::default()).unwrap().layers, 0);
+    assert!(store.has_layer(&id).unwrap());
+    let raw_config = config(&[&id]);
+    let pulled = crate::Pulled {
+        reference: name("ghcr.io/o/app:1"),
+        digest: Digest::of(b"index"),
+        manifest: Digest::of(b"manifest"),
+        config: ImageConfig::parse(&raw_config, "x").unwrap(),
+        raw_config,
+    };
+    store.add_image(&pulled).unwrap();
+    drop(second);
+    assert!(store.has_image(&pulled.reference).unwrap() && !store.has_image(&name("app:1")).unwrap());
+    let image = store.find("ghcr.io/o/app:1").unwrap().unwrap();
+    assert_eq!((image.source.as_str(), image.manifest), ("ghcr.io", Some(pulled.manifest)));
+    store.remove(image.id.hex(), false).unwrap();
+    assert!(!store.has_layer(&id).unwrap(), "nobody works any more");
+    assert!(listed(&store, "staging").is_empty());
 }

@@ -135,7 +135,7 @@ fn a_layer_that_is_not_what_it_is_called_leaves_nothing() {
         work.layer(&wanted, &b"no archive at all, and long enough to be taken for one".repeat(20)[..])
             .is_err()
     );
-    assert!(!store.has_layer(&wanted) && listed(&store, "layers").is_empty());
+    assert!(!store.is_there(&wanted) && listed(&store, "layers").is_empty());
     let mut left: Vec<_> = fs::read_dir(work.directory()).unwrap().map(|e| e.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, ["lock", "needs"]);

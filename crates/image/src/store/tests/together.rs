@@ -47,7 +47,7 @@ fn ten_threads_that_want_a_layer_unpack_it_once() {
                 let new = work.layer(&id, Counted(&archive, &read)).unwrap();
                 made.fetch_add(usize::from(new), Ordering::SeqCst);
                 readers.fetch_add(usize::from(read.into_inner() > 0), Ordering::SeqCst);
-                assert!(store.has_layer(&id));
+                assert!(store.is_there(&id));
                 work.image(&config(&[&id]), &Origin::default(), &[name("app")]).unwrap();
             });
         }
