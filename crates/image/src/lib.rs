@@ -5,7 +5,9 @@
 
 pub mod archive;
 mod auth;
+mod describe;
 mod digest;
+mod images;
 mod manifest;
 mod pull;
 mod reference;
@@ -15,7 +17,9 @@ pub mod store;
 pub mod unpack;
 
 pub use auth::{Credentials, Secret};
+pub use archive::Import;
 pub use digest::{Digest, Hasher};
+pub use images::{Images, ImagesConfig};
 pub use manifest::{
     Blob, Descriptor, Document, ImageConfig, Index, LARGEST, Layer, LayerMedia, MEDIA_TYPES, MOST_LAYERS,
     Manifest, Platform, Search,

@@ -24,8 +24,10 @@ pub struct Image {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<String>,
     /// When it came.
+    #[schema(value_type = String, format = DateTime)]
     pub added_at: Timestamp,
     /// When something last ran from it, or when it came.
+    #[schema(value_type = String, format = DateTime)]
     pub used_at: Timestamp,
     /// Sandboxes that have it.
     pub in_use: u64,

@@ -9,6 +9,7 @@ mod host;
 mod images;
 mod inside;
 mod limits;
+mod native_images;
 mod network;
 mod outside;
 mod probe;

@@ -4,7 +4,6 @@ use super::{Finished, Run};
 use crate::{
     cli::Global,
     commands::config,
-    disposable::interrupted,
     failure::{Failure, Result, code},
     images, output,
     process::{self, Embedded},

@@ -34,10 +34,11 @@ use std::{path::Path, time::Instant};
   stacyvm run -- python3 -c 'print(40+2)'
   stacyvm run --timeout 30s --memory 512m --cpus 2 -- make -C /workspace
   cat data.csv | stacyvm run -- sort -u
+  stacyvm run --image python:3.12-slim -- python3 script.py
   stacyvm run --image ./rootfs --env DEBUG=1 --workdir /srv -- ./start.sh
   stacyvm run --json -- uname -a")]
 pub(crate) struct Run {
-    /// What the root filesystem comes from: host, a directory, or what the server's provider offers
+    /// What the root filesystem comes from: host, a directory, or the name of an image, which is pulled if it is not here
     #[arg(long, value_name = "IMAGE", default_value = "host")]
     image: String,
     /// Variable for the command: NAME=VALUE, or NAME for the value it has here
