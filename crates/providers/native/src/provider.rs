@@ -295,6 +295,7 @@ mod tests {
             spawner: SpawnerCommand { program: "/bin/false".into(), args: Vec::new() },
             agent: b"",
             image_dirs: Vec::new(),
+            images: None,
             network: NetworkConfig::default(),
             lock: None,
         }
