@@ -9,6 +9,7 @@ mod real;
 mod secure;
 mod shared;
 mod sink;
+mod stored;
 
 use fake::Fake;
 use sink::Folder;
