@@ -14,8 +14,8 @@ mod sink;
 pub use auth::{Credentials, Secret};
 pub use digest::{Digest, Hasher};
 pub use manifest::{
-    Blob, Descriptor, Document, ImageConfig, Index, LARGEST, Layer, LayerMedia, MEDIA_TYPES, MOST_LAYERS, Manifest,
-    Platform, Search,
+    Blob, Descriptor, Document, ImageConfig, Index, LARGEST, Layer, LayerMedia, MEDIA_TYPES, MOST_LAYERS,
+    Manifest, Platform, Search,
 };
 pub use pull::{PullPolicy, Puller};
 pub use reference::Reference;
