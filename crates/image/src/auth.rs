@@ -5,13 +5,7 @@
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::Deserialize;
-use std::{
-    collections::HashMap,
-    fmt,
-    path::Path,
-    process::Stdio,
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, path::Path, process::Stdio, time::Duration};
 use tokio::{io::AsyncWriteExt, process::Command};
 
 /// Longest time for a helper's answer.
@@ -82,7 +76,12 @@ struct Helped {
 impl Credentials {
     /// A user and a password.
     pub fn of(server: impl Into<String>, user: impl Into<String>, password: Secret) -> Self {
-        Self { server: server.into(), user: Some(user.into()), password: Some(password), identity_token: None }
+        Self {
+            server: server.into(),
+            user: Some(user.into()),
+            password: Some(password),
+            identity_token: None,
+        }
     }
 
     /// Credentials for `registry` from a file that `docker login` wrote, if it has any. What is wrong with the file is logged

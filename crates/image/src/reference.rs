@@ -6,7 +6,11 @@
 use crate::Digest;
 use serde::{Deserialize, Serialize};
 use stacyvm_provider::{Error, Result};
-use std::{fmt, net::{Ipv4Addr, Ipv6Addr}, str::FromStr};
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
 
 /// Longest name that is looked at, in bytes: host, repository, tag and digest.
 const LONGEST: usize = 768;
@@ -159,7 +163,8 @@ fn is_odd_address(name: &str) -> bool {
 /// Letters and digits, with one dot, one or two underscores or any number of hyphens between them.
 fn is_component(part: &str) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let between = |run: &str| run.is_empty() || matches!(run, "." | "_" | "__") || run.bytes().all(|b| b == b'-');
+    let between =
+        |run: &str| run.is_empty() || matches!(run, "." | "_" | "__") || run.bytes().all(|b| b == b'-');
     part.bytes().all(|b| plain(b) || b"._-".contains(&b))
         && part.bytes().next().is_some_and(plain)
         && part.bytes().next_back().is_some_and(plain)
@@ -264,13 +269,67 @@ mod tests {
     fn what_is_no_name_is_refused_with_an_example() {
         let long = |n| "a".repeat(n);
         for text in [
-            "", "/", "a/", "/a", "a//b", "a:", "a:b:c", ":b", "@", "a@", "a@sha256:0", "Alpine", "Owner/x", "a b",
-            "a?b", "a#b", "a%2fb", "é", "../x", "a/../b", "a/./b", "a/..", ".a", "a.", "a..b", "a___b", "a._b", "-a",
-            "a-", "a/-b", "a:-b", "a:.b", "http://a/b", "a.b:x/c", "a.b:0/c", "a.b:65536/c", "a.b:+1/c", "a.b:/c",
-            "-a.b/c", "a_.b/c", "a..b/c", ".b/c", "[::1/a", "[::g]/a", "[::1]x/a", "user@host.x/a", "a\0", "a\n",
-            "a.b\\c/d", "a:b/c", "1.2/a", "0x7f.1/a", "127.0.0.256/a", "127.0.0.01:5000/a", HEX,
-            &format!("a@sha256:{HEX}@sha256:{HEX}"), &format!("a@sha512:{HEX}{HEX}"),
-            &long(256), &format!("a:{}", long(129)), &format!("{}.b/a", long(64)), &long(100_000),
+            "",
+            "/",
+            "a/",
+            "/a",
+            "a//b",
+            "a:",
+            "a:b:c",
+            ":b",
+            "@",
+            "a@",
+            "a@sha256:0",
+            "Alpine",
+            "Owner/x",
+            "a b",
+            "a?b",
+            "a#b",
+            "a%2fb",
+            "é",
+            "../x",
+            "a/../b",
+            "a/./b",
+            "a/..",
+            ".a",
+            "a.",
+            "a..b",
+            "a___b",
+            "a._b",
+            "-a",
+            "a-",
+            "a/-b",
+            "a:-b",
+            "a:.b",
+            "http://a/b",
+            "a.b:x/c",
+            "a.b:0/c",
+            "a.b:65536/c",
+            "a.b:+1/c",
+            "a.b:/c",
+            "-a.b/c",
+            "a_.b/c",
+            "a..b/c",
+            ".b/c",
+            "[::1/a",
+            "[::g]/a",
+            "[::1]x/a",
+            "user@host.x/a",
+            "a\0",
+            "a\n",
+            "a.b\\c/d",
+            "a:b/c",
+            "1.2/a",
+            "0x7f.1/a",
+            "127.0.0.256/a",
+            "127.0.0.01:5000/a",
+            HEX,
+            &format!("a@sha256:{HEX}@sha256:{HEX}"),
+            &format!("a@sha512:{HEX}{HEX}"),
+            &long(256),
+            &format!("a:{}", long(129)),
+            &format!("{}.b/a", long(64)),
+            &long(100_000),
         ] {
             let error = text.parse::<Reference>().expect_err(text);
             assert!(error.message().contains("alpine:latest") && error.message().len() < 400, "{error}");
@@ -281,7 +340,7 @@ mod tests {
         #[test]
         fn what_is_shown_is_read_again(
             registry in prop::sample::select(vec!["", "docker.io/", "localhost/", "a.b/", "x:1/", "[::1]:5/", "A.b:5/"]),
-            repository in "([a-z0-9]{1,3}[._-]?[a-z0-9]{1,2}|library|localhost)(/([a-z0-9]{1,3}__[a-z]|a\\.b)){0,2}",
+            repository in "([a-z][a-z0-9]{0,2}[._-]?[a-z][0-9]?|library|localhost)(/([a-z0-9]{1,3}__[a-z]|a\\.b)){0,2}",
             tag in prop::option::of("[A-Za-z0-9_][A-Za-z0-9_.-]{0,8}"),
             with_digest in any::<bool>(),
         ) {

@@ -184,7 +184,8 @@ impl ImageConfig {
     /// # Errors
     /// `ResourceLimit` if it has more than [`LARGEST`] bytes.
     pub fn to_json(&self) -> Result<Vec<u8>> {
-        let names = |list: &[String]| list.iter().map(|name| (name.clone(), Value::Object(Map::new()))).collect();
+        let names =
+            |list: &[String]| list.iter().map(|name| (name.clone(), Value::Object(Map::new()))).collect();
         let file = File {
             created: self.created.clone(),
             architecture: self.architecture.clone(),
@@ -203,8 +204,9 @@ impl ImageConfig {
             },
             rootfs: Rootfs { diff_ids: self.diff_ids.clone(), ..Rootfs::default() },
         };
-        let bytes = serde_json::to_vec(&file)
-            .map_err(|error| Error::internal("the configuration of an image cannot be written").because(error))?;
+        let bytes = serde_json::to_vec(&file).map_err(|error| {
+            Error::internal("the configuration of an image cannot be written").because(error)
+        })?;
         if bytes.len() > LARGEST {
             return Err(Error::resource_limit(format!(
                 "the configuration of an image has {} bytes, {LARGEST} are allowed: give it fewer labels and variables",
@@ -253,7 +255,10 @@ mod tests {
         config.runs_on(&"linux/arm64".parse().unwrap(), "x").unwrap();
         let error = config.runs_on(&"linux/amd64".parse().unwrap(), "some:1").unwrap_err();
         let message = error.message();
-        assert!(["some:1", "linux/arm64", "linux/amd64"].iter().all(|part| message.contains(part)), "{message}");
+        assert!(
+            ["some:1", "linux/arm64", "linux/amd64"].iter().all(|part| message.contains(part)),
+            "{message}"
+        );
     }
 
     #[test]

@@ -161,7 +161,12 @@ impl Document {
             match (kind(said), is_index) {
                 (Kind::Index, true) | (Kind::Manifest, false) => {}
                 (Kind::Other, _) if !said.starts_with("application/vnd.") => {}
-                _ => return Err(broken(image, &format!("it is not the {} that it is said to be", shown(said)))),
+                _ => {
+                    return Err(broken(
+                        image,
+                        &format!("it is not the {} that it is said to be", shown(said)),
+                    ));
+                }
             }
         }
         if let Some(manifests) = raw.manifests {
@@ -218,7 +223,8 @@ impl Manifest {
 
     /// Bytes of all its layers, as they are sent. Layers that it has twice are counted once.
     pub fn size(&self) -> u64 {
-        let sizes: HashMap<&Digest, u64> = self.layers.iter().map(|l| (&l.blob.digest, l.blob.size)).collect();
+        let sizes: HashMap<&Digest, u64> =
+            self.layers.iter().map(|l| (&l.blob.digest, l.blob.size)).collect();
         sizes.values().fold(0, |sum, size| sum.saturating_add(*size))
     }
 
@@ -268,7 +274,8 @@ impl RawDescriptor {
             return Err(too_large(image, "manifest", size));
         }
         let platform = self.platform.map(|platform| {
-            let (os, architecture) = (platform.os.unwrap_or_default(), platform.architecture.unwrap_or_default());
+            let (os, architecture) =
+                (platform.os.unwrap_or_default(), platform.architecture.unwrap_or_default());
             Platform::new(&os, &architecture, platform.variant.as_deref())
         });
         let name = self.annotations.and_then(|mut all| all.remove("org.opencontainers.image.ref.name"));
@@ -293,10 +300,12 @@ impl RawDescriptor {
             (Some("tar"), _) | (_, Some("tar")) => Ok(LayerMedia::Tar),
             (Some("tar+gzip"), _) | (_, Some("tar.gzip")) => Ok(LayerMedia::Gzip),
             (Some("tar+zstd"), _) | (_, Some("tar.zstd")) => Ok(LayerMedia::Zstd),
-            _ if said.contains(".foreign.") || said.contains(".nondistributable.") => Err(Error::unsupported(format!(
-                "the image {image} has a layer that its registry may not hand out ({}), as those of Windows have: name another image",
-                shown(said)
-            ))),
+            _ if said.contains(".foreign.") || said.contains(".nondistributable.") => {
+                Err(Error::unsupported(format!(
+                    "the image {image} has a layer that its registry may not hand out ({}), as those of Windows have: name another image",
+                    shown(said)
+                )))
+            }
             _ => Err(Error::unsupported(format!(
                 "the image {image} has a layer of the type {}, which is not read here: build it with layers of tar, gzip or zstd",
                 shown(said)

@@ -166,7 +166,10 @@ mod tests {
             let ranked = offered.iter().filter_map(|text| Some((wanted.rank(&platform(text))?, *text)));
             ranked.min_by_key(|(rank, _)| *rank).map(|(_, text)| text)
         }
-        assert_eq!(best("linux/arm/v7", &["linux/arm/v5", "linux/arm/v6", "linux/arm/v8"]), Some("linux/arm/v6"));
+        assert_eq!(
+            best("linux/arm/v7", &["linux/arm/v5", "linux/arm/v6", "linux/arm/v8"]),
+            Some("linux/arm/v6")
+        );
         assert_eq!(best("linux/arm/v6", &["linux/arm/v7"]), None);
         assert_eq!(best("linux/amd64", &["linux/amd64/v2", "linux/386", "windows/amd64"]), None);
         assert_eq!(best("linux/amd64/v3", &["linux/amd64", "linux/amd64/v2"]), Some("linux/amd64/v2"));

@@ -85,7 +85,10 @@ impl Search {
     ///
     /// # Errors
     /// `InvalidArgument` when there is nothing more for the platform, with those that there are.
-    #[expect(clippy::should_implement_trait, reason = "it can fail, and what it gives depends on what was taken")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "it can fail, and what it gives depends on what was taken"
+    )]
     pub fn next(&mut self) -> Result<Descriptor> {
         self.looked_at += 1;
         match self.open.pop() {
@@ -187,8 +190,9 @@ mod tests {
         let error = (0..200).find_map(|_| endless.next().err()).unwrap();
         assert!(error.message().contains("the first 32"), "{error}");
 
-        let foreign: Vec<String> =
-            (0..200u32).map(|n| entry(MANIFEST, b"x", Some(("linux", &format!("a{n}\\u0007"), "")))).collect();
+        let foreign: Vec<String> = (0..200u32)
+            .map(|n| entry(MANIFEST, b"x", Some(("linux", &format!("a{n}\\u0007"), ""))))
+            .collect();
         let (digest, index_of_foreign) = index(&foreign);
         let mut named = search();
         named.take(&digest, &index_of_foreign).unwrap();

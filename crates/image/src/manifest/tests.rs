@@ -115,7 +115,7 @@ fn every_refusal_names_the_image_and_what() {
         (made(&c, &[blob(GZIP, "l", "-1")]), None, InvalidArgument, "-1 bytes"),
         (made(&c, &[blob(GZIP, "l", "18446744073709551615")]), None, InvalidArgument, "18446744073709551615"),
         (made(&c, &[l.clone(), blob(GZIP, "l", "8")]), None, InvalidArgument, "two sizes"),
-        (made(&blob(OCI_CONFIG, "c", "4194305"), &[l.clone()]), None, ResourceLimit, "4194305"),
+        (made(&blob(OCI_CONFIG, "c", "4194305"), std::slice::from_ref(&l)), None, ResourceLimit, "4194305"),
         (made(&c, &[blob(foreign, "l", "7")]), None, Unsupported, foreign),
         (made(&c, &[blob(nondistributable, "l", "7")]), None, Unsupported, nondistributable),
         (made(&c, &[blob("application/vnd.x.tar+lz4", "l", "7")]), None, Unsupported, "vnd.x.tar+lz4"),
@@ -127,7 +127,12 @@ fn every_refusal_names_the_image_and_what() {
             ResourceLimit,
             "4194305",
         ),
-        (format!(r#"{{"manifests":[{}]}}"#, blob(OCI_MANIFEST, "m", "-3")), None, InvalidArgument, "-3 bytes"),
+        (
+            format!(r#"{{"manifests":[{}]}}"#, blob(OCI_MANIFEST, "m", "-3")),
+            None,
+            InvalidArgument,
+            "-3 bytes",
+        ),
         (" ".repeat(LARGEST + 1), None, ResourceLimit, "4194305"),
     ] {
         let error = Document::parse(text.as_bytes(), said, "some:1").expect_err(&text);

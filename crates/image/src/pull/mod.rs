@@ -6,9 +6,7 @@
 mod layer;
 mod progress;
 
-use crate::{
-    Document, Fetched, ImageConfig, Manifest, Pulled, Reference, Registry, Search, Settings, Sink,
-};
+use crate::{Document, Fetched, ImageConfig, Manifest, Pulled, Reference, Registry, Search, Settings, Sink};
 use futures::{
     FutureExt, StreamExt,
     future::{BoxFuture, Shared},
@@ -98,7 +96,10 @@ impl Puller {
     pub async fn pull(&self, reference: &Reference) -> Result<Arc<Pulled>> {
         let running = {
             let mut pulls = self.0.running.lock().unwrap_or_else(PoisonError::into_inner);
-            pulls.entry(reference.clone()).or_insert_with(|| begin(Arc::clone(&self.0), reference.clone())).clone()
+            pulls
+                .entry(reference.clone())
+                .or_insert_with(|| begin(Arc::clone(&self.0), reference.clone()))
+                .clone()
         };
         running.await
     }
@@ -115,7 +116,9 @@ fn begin(inner: Arc<Inner>, reference: Reference) -> Running {
         outcome
     });
     let ended = async move {
-        task.await.unwrap_or_else(|error| Err(Error::unavailable("the pull was given up: try again").because(error)))
+        task.await.unwrap_or_else(|error| {
+            Err(Error::unavailable("the pull was given up: try again").because(error))
+        })
     };
     ended.boxed().shared()
 }

@@ -168,7 +168,10 @@ mod tests {
         progress.end(&outcome);
         let said = said(&mut heard);
         assert!((5..=6).contains(&said.len()), "{said:?}");
-        assert!(said.iter().all(|(_, done, bytes, all)| *done >= 1 && *bytes >= 50 && *all == 1050), "{said:?}");
+        assert!(
+            said.iter().all(|(_, done, bytes, all)| *done >= 1 && *bytes >= 50 && *all == 1050),
+            "{said:?}"
+        );
         assert_eq!(said.last(), Some(&("done".to_owned(), 2, 1050, 1050)));
     }
 

@@ -3,7 +3,7 @@
 use super::{Ask, Failure, Registry, settings::Server};
 use crate::{Blob, Digest, Hasher, Reference};
 use ::http::{HeaderMap, StatusCode, header};
-use stacyvm_provider::{Error, Result};
+use stacyvm_provider::Result;
 use std::{
     io::{self, Read},
     path::{Path, PathBuf},
@@ -54,17 +54,9 @@ impl Registry {
         partial: &Path,
         progress: &AtomicU64,
     ) -> Result<()> {
-        let opened = Download::open(blob, partial, progress).await;
-        let mut download = match opened {
-            Ok(download) => download,
-            Err(error) => {
-                return Err(Error::internal(format!(
-                    "the partial file {} of {reference} cannot be used: see the directory of images",
-                    partial.display()
-                ))
-                .because(error));
-            }
-        };
+        let mut download = Download::open(blob, partial, progress)
+            .await
+            .map_err(|error| Failure::Disk(error).explain(reference, &self.settings.origin(reference)))?;
         if download.is_complete() {
             return Ok(());
         }
@@ -150,14 +142,18 @@ impl Registry {
             && announced != size - download.have
         {
             let expected = size - download.have;
-            return Err(Failure::Lies(format!("announces {announced} bytes of the blob {short}, not {expected}")));
+            return Err(Failure::Lies(format!(
+                "announces {announced} bytes of the blob {short}, not {expected}"
+            )));
         }
         let mut body = response.into_body();
         loop {
             match self.http.chunk(&mut body).await {
                 Ok(Some(chunk)) => {
                     if download.have + chunk.len() as u64 > size {
-                        return Err(Failure::Lies(format!("sends more than the {size} bytes of the blob {short}")));
+                        return Err(Failure::Lies(format!(
+                            "sends more than the {size} bytes of the blob {short}"
+                        )));
                     }
                     download.take(&chunk).await.map_err(Failure::Disk)?;
                 }

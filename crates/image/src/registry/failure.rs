@@ -254,7 +254,9 @@ mod tests {
         assert!((3000..3002).contains(&begun.elapsed().as_millis()));
         let long = Some(Duration::from_secs(3600));
         assert!(matches!(tries.wait(Failure::TooMany(long)).await, Err(Failure::TooMany(_))));
-        for failure in [Failure::NoImage, Failure::Refused, Failure::Status(400, None), Failure::Lies(String::new())] {
+        for failure in
+            [Failure::NoImage, Failure::Refused, Failure::Status(400, None), Failure::Lies(String::new())]
+        {
             assert!(tries.wait(failure).await.is_err());
         }
     }

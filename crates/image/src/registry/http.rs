@@ -69,8 +69,11 @@ impl Http {
             direct.set_nodelay(true);
             direct.set_connect_timeout(Some(CONNECT.min(silence)));
             let way = Way { direct, proxies: Arc::clone(&proxies) };
-            let connector =
-                HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(way);
+            let connector = HttpsConnectorBuilder::new()
+                .with_tls_config(tls)
+                .https_or_http()
+                .enable_http1()
+                .wrap_connector(way);
             Client::builder(TokioExecutor::new()).pool_max_idle_per_host(IDLE).build(connector)
         };
         Ok(Self { verified: client(verified), unverified: client(unverified), silence })
@@ -128,7 +131,9 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore> {
         tracing::debug!(ignored, errors = ?host.errors, "some of the host's certificates cannot be used");
     }
     if store.is_empty() {
-        tracing::warn!("this host trusts no certificates: install its ca-certificates, or set images.ca_file");
+        tracing::warn!(
+            "this host trusts no certificates: install its ca-certificates, or set images.ca_file"
+        );
     }
     if let Some(path) = ca_file {
         let refused = |error: Source| {
@@ -196,7 +201,9 @@ impl Service<Uri> for Way {
         Box::pin(async move {
             let Some(proxy) = proxy else { return Ok(direct.call(uri).await?) };
             if proxy.uri().scheme_str() != Some("http") {
-                return Err("HTTPS_PROXY names a proxy that is not spoken to by HTTP, as in http://proxy:3128".into());
+                return Err(
+                    "HTTPS_PROXY names a proxy that is not spoken to by HTTP, as in http://proxy:3128".into(),
+                );
             }
             let mut tunnel = Tunnel::new(proxy.uri().clone(), direct);
             if let Some(auth) = proxy.basic_auth() {
@@ -254,9 +261,7 @@ mod tests {
     fn a_file_of_certificates_that_holds_none_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ca.pem");
-        for text in
-            ["", "no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
-        {
+        for text in ["", "no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
             std::fs::write(&path, text).unwrap();
             let error = Http::new(Some(&path), Duration::from_secs(1)).unwrap_err();
             assert!(error.message().contains("images.ca_file"), "{error}");

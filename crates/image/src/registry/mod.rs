@@ -181,7 +181,10 @@ impl Registry {
         let response = self.get(server, ask).await?;
         let most = usize::try_from(blob.size).unwrap_or(LARGEST).min(LARGEST);
         let Some(bytes) = self.http.whole(response.into_body(), most).await? else {
-            return Err(Failure::Lies(format!("sends more than {most} bytes for the blob {}", blob.digest.short())));
+            return Err(Failure::Lies(format!(
+                "sends more than {most} bytes for the blob {}",
+                blob.digest.short()
+            )));
         };
         if bytes.len() < most {
             return Err(Failure::Lies(format!(
@@ -198,7 +201,8 @@ impl Registry {
     }
 
     fn turns<'a>(&'a self, reference: &'a Reference) -> Turns<'a> {
-        let mut servers = self.settings.mirrors(reference).into_iter().chain([self.settings.origin(reference)]);
+        let mut servers =
+            self.settings.mirrors(reference).into_iter().chain([self.settings.origin(reference)]);
         let tries = Tries::new(&self.settings);
         // The registry itself is always there.
         let server = servers.next().unwrap_or_else(|| self.settings.origin(reference));
@@ -249,7 +253,12 @@ impl Registry {
                 return Err(Failure::Status(response.status().as_u16(), retry_after(response.headers())));
             }
             if response.status() != StatusCode::UNAUTHORIZED || shown.is_some() {
-                return self.judge(response, shown).await;
+                let judged = self.judge(response, shown).await;
+                if matches!(judged, Err(Failure::Denied { .. } | Failure::Refused)) {
+                    // Somebody may log in until the next time.
+                    self.leaves.lock().unwrap_or_else(PoisonError::into_inner).forget(server);
+                }
+                return judged;
             }
             let given = self.leave(server, response.headers(), scheme == "http").await?;
             self.leaves.lock().unwrap_or_else(PoisonError::into_inner).remember(server, given.header.clone());
@@ -284,7 +293,8 @@ impl Registry {
             }
             let request =
                 request.body(Full::new(Bytes::new())).map_err(|error| Failure::Request(error.into()))?;
-            let insecure = self.settings.is_insecure(&authority(&at)) || (server.insecure && same_origin(url, &at));
+            let insecure =
+                self.settings.is_insecure(&authority(&at)) || (server.insecure && same_origin(url, &at));
             let response = self.http.send(request, !insecure).await?;
             let moved = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
             if !moved {
@@ -322,7 +332,8 @@ impl Registry {
                 Failure::Denied { known: shown.is_some_and(|shown| shown.known) }
             }
             StatusCode::NOT_FOUND => {
-                let words = self.http.whole(response.into_body(), WORDS).await.ok().flatten().unwrap_or_default();
+                let words =
+                    self.http.whole(response.into_body(), WORDS).await.ok().flatten().unwrap_or_default();
                 if says(&words, "NAME_UNKNOWN") { Failure::NoImage } else { Failure::NoTag }
             }
             StatusCode::TOO_MANY_REQUESTS => Failure::TooMany(after),
@@ -341,7 +352,8 @@ fn says(words: &[u8], code: &str) -> bool {
     struct Word {
         code: String,
     }
-    serde_json::from_slice::<Words>(words).is_ok_and(|words| words.errors.iter().any(|word| word.code == code))
+    serde_json::from_slice::<Words>(words)
+        .is_ok_and(|words| words.errors.iter().any(|word| word.code == code))
 }
 
 /// Host, and port if it is not the scheme's own.

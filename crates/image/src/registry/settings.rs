@@ -43,7 +43,7 @@ impl Default for Settings {
             ca_file: None,
             platform: Platform::host(),
             largest: 64 << 30,
-            silence: Duration::from_secs(60),
+            silence: Duration::from_secs(30),
             attempts: 5,
             wait: Duration::from_millis(250),
             longest_wait: Duration::from_secs(20),

@@ -25,6 +25,10 @@ impl Leaves {
         self.0.get(&(server.host.clone(), server.repository.clone())).cloned()
     }
 
+    pub(super) fn forget(&mut self, server: &Server) {
+        self.0.remove(&(server.host.clone(), server.repository.clone()));
+    }
+
     pub(super) fn remember(&mut self, server: &Server, leave: HeaderValue) {
         if self.0.len() >= REMEMBERED {
             self.0.clear();
@@ -72,7 +76,8 @@ impl Registry {
                 Ok(Leave { header, basic: true, known: true })
             }
             Challenge::Bearer { realm, service } => {
-                let token = self.token(server, &realm, service.as_deref(), credentials.as_ref(), plain).await?;
+                let token =
+                    self.token(server, &realm, service.as_deref(), credentials.as_ref(), plain).await?;
                 let header = sensitive(&format!("Bearer {token}"))
                     .ok_or_else(|| Failure::Lies("gives a token that no header can hold".to_owned()))?;
                 Ok(Leave { header, basic: false, known: credentials.is_some() })
@@ -147,7 +152,9 @@ impl Registry {
         match response.status() {
             StatusCode::OK => {}
             // Some answer a refresh token that has run out with 400.
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST if credentials.is_some() => {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST
+                if credentials.is_some() =>
+            {
                 return Err(Failure::Refused);
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(Failure::Wants),
@@ -219,7 +226,9 @@ mod tests {
         };
         for (texts, expected) in [
             (
-                &[r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:a/b:pull""#][..],
+                &[
+                    r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:a/b:pull""#,
+                ][..],
                 bearer("https://auth.docker.io/token", Some("registry.docker.io")),
             ),
             (&[r#"bearer REALM="https://a/\"b""#], bearer("https://a/\"b", None)),

@@ -185,9 +185,7 @@ impl Store {
             // Locks of layers that nobody has: whoever wants one makes it again.
             let locks = self.root().join("locks");
             for name in files::names(&locks)? {
-                if let Ok(Some(lock)) = Lock::attempt(&locks.join(name)) {
-                    lock.remove();
-                }
+                drop(Lock::attempt(&locks.join(name)).ok().flatten().map(Lock::temporary));
             }
         }
         work.empty();
@@ -203,8 +201,8 @@ impl Store {
             }
             // Not what somebody goes on with just now.
             if let Ok(Some(lock)) = Lock::attempt(&self.blob_lock(&name)) {
+                let _lock = lock.temporary();
                 files::remove(&path)?;
-                lock.remove();
                 collected.partial += 1;
                 collected.bytes += metadata.len();
             }

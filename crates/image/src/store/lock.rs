@@ -75,9 +75,19 @@ impl Lock {
         }
     }
 
-    /// Removes the file and gives the lock back.
-    pub(super) fn remove(self) {
-        let _ = std::fs::remove_file(&self.path);
+    /// The same lock, whose file goes when it is given back.
+    pub(super) fn temporary(self) -> Temporary {
+        Temporary(self)
+    }
+}
+
+/// A lock that leaves no file.
+#[derive(Debug)]
+pub(super) struct Temporary(Lock);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0.path);
     }
 }
 
@@ -99,7 +109,7 @@ mod tests {
                         assert_eq!(inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
                         inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
                         if (thread + round) % 3 == 0 {
-                            lock.remove();
+                            drop(lock.temporary());
                         }
                     }
                 });

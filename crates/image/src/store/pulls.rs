@@ -12,17 +12,6 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-/// A blob that no other process brings.
-struct Claimed(Option<Lock>);
-
-impl Drop for Claimed {
-    fn drop(&mut self) {
-        if let Some(lock) = self.0.take() {
-            lock.remove();
-        }
-    }
-}
-
 impl Store {
     /// The work of all pulls of this process.
     fn pulls(&self) -> Result<Arc<Work>> {
@@ -57,7 +46,7 @@ impl Sink for Store {
 
     fn claim(&self, blob: &Digest) -> Result<Option<Claim>> {
         let lock = Lock::attempt(&self.blob_lock(blob.hex())).map_err(|e| failed("lock a blob", e))?;
-        Ok(lock.map(|lock| Box::new(Claimed(Some(lock))) as Claim))
+        Ok(lock.map(|lock| Box::new(lock.temporary()) as Claim))
     }
 
     fn partial(&self, blob: &Digest) -> PathBuf {

@@ -27,7 +27,7 @@ impl Store {
         if bytes <= limit {
             return Ok(());
         }
-        bytes -= self.drop_layers(work)?.1;
+        bytes = bytes.saturating_sub(self.drop_layers(work)?.1);
         let mut idle = self.list()?;
         idle.retain(|image| image.held_by.is_empty());
         idle.sort_by_key(|image| (!image.names.is_empty(), image.used));
@@ -36,7 +36,7 @@ impl Store {
                 return Ok(());
             }
             self.drop_image(&image.id, &image.names)?;
-            bytes -= self.drop_layers(work)?.1;
+            bytes = bytes.saturating_sub(self.drop_layers(work)?.1);
         }
         if bytes <= limit {
             return Ok(());

@@ -3,7 +3,7 @@
 use super::{
     Image, Store, files,
     files::Durable,
-    lock::Lock,
+    lock::{Lock, Temporary},
     records::{ImageRecord, LayerRecord, NameRecord},
 };
 use crate::{
@@ -29,7 +29,7 @@ static COUNTER: AtomicU64 = AtomicU64::new(0);
 pub struct Work {
     store: Store,
     directory: PathBuf,
-    lock: Option<Lock>,
+    _lock: Lock,
 }
 
 /// Where an image came from.
@@ -54,7 +54,9 @@ impl Store {
         let doing = || format!("make {}", directory.display());
         files::make_private(&directory).map_err(|e| failed(doing(), e))?;
         let lock = Lock::attempt(&directory.join("lock")).map_err(|e| failed(doing(), e))?;
-        let work = Work { store: self.clone(), directory, lock };
+        let lock = lock
+            .ok_or_else(|| Error::internal(format!("{} was locked when it was new", directory.display())))?;
+        let work = Work { store: self.clone(), directory, _lock: lock };
         files::make_private(&work.needs())
             .map_err(|e| failed(format_args!("make {}", work.needs().display()), e))?;
         Ok(work)
@@ -97,14 +99,13 @@ impl Work {
         if self.need(diff_id)? {
             return Ok(false);
         }
-        let lock = self.layer_lock(diff_id)?;
+        let _lock = self.layer_lock(diff_id)?;
         // Who was waited for has it there now.
         let missing = !self.store.is_there(diff_id);
         if missing {
             let (staged, unpacked) = self.unpack(archive)?;
             if unpacked.diff_id != *diff_id {
                 staged.discard();
-                lock.remove();
                 return Err(Error::invalid_argument(format!(
                     "a layer is not the one that its image names: its digest is {}, not {diff_id}: transfer or build the image again",
                     unpacked.diff_id
@@ -112,7 +113,6 @@ impl Work {
             }
             self.keep(staged, &unpacked)?;
         }
-        lock.remove();
         Ok(missing)
     }
 
@@ -129,20 +129,19 @@ impl Work {
             ));
         }
         let diff_id = unpacked.diff_id.clone();
-        let lock = self.layer_lock(&diff_id)?;
+        let _lock = self.layer_lock(&diff_id)?;
         if self.need(&diff_id)? {
             staged.discard();
         } else {
             self.keep(staged, &unpacked)?;
         }
-        lock.remove();
         Ok(diff_id)
     }
 
-    fn layer_lock(&self, diff_id: &Digest) -> Result<Lock> {
+    fn layer_lock(&self, diff_id: &Digest) -> Result<Temporary> {
         let path = self.store.root().join("locks").join(diff_id.hex());
         let what = format!("the layer {}", diff_id.short());
-        Lock::wait(&path, self.store.limits().patience, &what)
+        Lock::wait(&path, self.store.limits().patience, &what).map(Lock::temporary)
     }
 
     fn unpack(&self, archive: impl Read + Send) -> Result<(Staged, Unpacked)> {
@@ -196,6 +195,12 @@ impl Work {
     pub fn image(&self, config: &[u8], origin: &Origin, names: &[Reference]) -> Result<Image> {
         let id = Digest::of(config);
         let parsed = ImageConfig::parse(config, id.short())?;
+        if parsed.diff_ids.is_empty() {
+            return Err(Error::invalid_argument(format!(
+                "the image {} has no layers: there is nothing in it",
+                id.short()
+            )));
+        }
         let text = String::from_utf8(config.to_vec())
             .map_err(|e| Error::invalid_argument("the configuration of the image is no text").because(e))?;
         let added = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -235,9 +240,7 @@ impl Staged {
 
 impl Drop for Work {
     fn drop(&mut self) {
+        // With the lock's file in it.
         let _ = fs::remove_dir_all(&self.directory);
-        if let Some(lock) = self.lock.take() {
-            lock.remove();
-        }
     }
 }

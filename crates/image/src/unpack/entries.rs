@@ -168,7 +168,8 @@ impl<'a, B: Blocks> Entries<'a, B> {
         let gid = records.gid.or(header.gid()).ok_or_else(|| bad("a group"))?;
         let mtime = records.mtime.or(header.mtime().map(|s| (s, 0))).ok_or_else(|| bad("a time"))?;
         // What is no file has no data, whatever size it gives.
-        let size = if kind == Kind::File { records.size.unwrap_or(size) } else { 0 };
+        let may_have_data = matches!(header.kind(), b'0' | 0 | b'7' | b'S');
+        let size = if may_have_data { records.size.unwrap_or(size) } else { 0 };
         let mut entry = Entry {
             kind,
             link,

@@ -226,20 +226,37 @@ impl<'a> Tree<'a> {
 
     /// Makes a directory that is in no archive, because something is in it.
     fn make_implied(&mut self, name: &[u8], entry: &[u8]) -> Result<()> {
-        self.make_directory(name, entry)?;
+        self.make_new_directory(name, entry)?;
         let here = self.here_mut();
         here.set_mtime(EPOCH);
         let changed = rustix::fs::fchmod(&here.fd, Mode::from_raw_mode(0o755));
         changed.map_err(|e| self.failed("make the directory of", entry, e))
     }
 
-    /// Makes a directory here, where nothing is, and enters it. Its permissions are its owner's only.
-    pub(super) fn make_directory(&mut self, name: &[u8], entry: &[u8]) -> Result<()> {
+    /// Makes an opaque directory of something else.
+    pub(super) fn replace_by_directory(&mut self, name: &[u8], entry: &[u8]) -> Result<()> {
+        self.remove(name, entry)?;
+        self.make_new_directory(name, entry)?;
+        self.make_opaque(entry)
+    }
+
+    /// Makes a directory here, where nothing is, and enters it.
+    fn make_new_directory(&mut self, name: &[u8], entry: &[u8]) -> Result<()> {
+        let made = self.make_directory(name, entry)?;
+        if made { Ok(()) } else { Err(self.failed("make the directory of", entry, Errno::EXIST)) }
+    }
+
+    /// Makes a directory here and enters it; false if something is there. Its permissions are its owner's only.
+    pub(super) fn make_directory(&mut self, name: &[u8], entry: &[u8]) -> Result<bool> {
         self.space.entry(entry)?;
+        match rustix::fs::mkdirat(self.fd(), name, Mode::RWXU) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Ok(false),
+            Err(e) => return Err(self.failed("make the directory of", entry, e)),
+        }
         self.space.bytes(entry, 1)?;
         self.here_mut().touch();
-        let made = rustix::fs::mkdirat(self.fd(), name, Mode::RWXU).and_then(|()| self.open_child(name));
-        made.map_err(|e| self.failed("make the directory of", entry, e))?;
+        self.open_child(name).map_err(|e| self.failed("make the directory of", entry, e))?;
         // A bit that it has from its parent.
         if self.here().gives_group {
             let here = self.here_mut();
@@ -249,7 +266,7 @@ impl<'a> Tree<'a> {
                 .and_then(|()| rustix::fs::fchown(fd, None, Some(rustix::process::getegid())));
             set.map_err(|e| self.failed("make the directory of", entry, e))?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Enters a directory that is here.
@@ -339,6 +356,8 @@ impl<'a> Tree<'a> {
                 path::shown(name)
             ))
             .because(e)),
+            // Or the disk is full; what is written next tells.
+            Err(Errno::NOSPC) => Err(exceeded(entry, "has extended attributes for which the filesystem has no room")),
             Err(Errno::INVAL | Errno::RANGE | Errno::TOOBIG) => {
                 Err(refused(entry, format_args!("has an extended attribute {} that Linux refuses", path::shown(name))))
             }

@@ -82,8 +82,7 @@ async fn policies_say_when_a_registry_is_asked() {
 async fn the_manifest_for_the_platform_is_found() {
     let host = Platform::host();
     let other: Platform = "linux/s390x".parse().unwrap();
-    let (ours, theirs) =
-        (Image::sized(3, 10), Image::for_platform(vec![layer("theirs", b"x")], &other));
+    let (ours, theirs) = (Image::sized(3, 10), Image::for_platform(vec![layer("theirs", b"x")], &other));
     let mut shelf = Shelf::default().with("a", "ours", &ours).with("a", "theirs", &theirs);
     let attestation: Platform = "unknown/unknown".parse().unwrap();
     let plain = index(&[
@@ -142,7 +141,7 @@ async fn what_is_missing_or_no_image_is_told_apart() {
 }
 
 /// A registry that gives its images to who shows this user and password, by Basic.
-fn basic(shelf: Shelf) -> impl Fn(&Asked) -> Answer + Send + Sync + 'static {
+pub(crate) fn basic(shelf: Shelf) -> impl Fn(&Asked) -> Answer + Send + Sync + 'static {
     let expected = format!("Basic {}", BASE64_STANDARD.encode("tester:hunter2"));
     move |asked| {
         if asked.header("authorization") == Some(&expected) {
@@ -182,26 +181,68 @@ async fn a_password_is_shown_to_who_asks_for_it() {
     puller(by_file, &Folder::new()).0.pull(&name(&fake, "a:1")).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_login_counts_from_the_next_pull_on() {
+    let image = Image::single(9, 10);
+    let shelf = Shelf::default().with("a", "1", &image);
+    let known = format!("Basic {}", BASE64_STANDARD.encode("tester:hunter2"));
+    // Everybody gets a token; who may not read with it is told so by 403, without being asked for anything.
+    let fake = Fake::start(move |asked| match asked.header("authorization") {
+        _ if asked.path.starts_with("/token") => {
+            let token = if asked.header("authorization") == Some(&known) { "known" } else { "unknown" };
+            Answer::of(200, format!(r#"{{"token":"{token}"}}"#))
+        }
+        Some("Bearer known") => shelf.answer(asked),
+        Some(_) => Answer::error(403, "DENIED"),
+        None => {
+            let realm = format!("Bearer realm=\"http://{}/token\"", asked.header("host").unwrap());
+            Answer::of(401, "").with("WWW-Authenticate", realm)
+        }
+    })
+    .await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.json");
+    let sink = Folder::new();
+    let (puller, _) = puller(Settings { auth_file: Some(path.clone()), ..settings(&[&fake]) }, &sink);
+    let error = puller.pull(&name(&fake, "a:1")).await.unwrap_err();
+    is(&error, NotFound, &["keeps it from this server"]);
+    let auth = BASE64_STANDARD.encode("tester:hunter2");
+    std::fs::write(&path, format!(r#"{{"auths":{{"{}":{{"auth":"{auth}"}}}}}}"#, fake.host())).unwrap();
+    puller.pull(&name(&fake, "a:1")).await.unwrap();
+    sink.has(&image.layers);
+}
+
 /// A registry that wants tokens, and gives each out for `uses` requests. Its server of tokens is itself.
-fn bearer(shelf: Shelf, password: Option<&'static str>, uses: usize) -> impl Fn(&Asked) -> Answer + Send + Sync {
+fn bearer(
+    shelf: Shelf,
+    password: Option<&'static str>,
+    uses: usize,
+) -> impl Fn(&Asked) -> Answer + Send + Sync {
     let (given, used) = (AtomicUsize::new(0), AtomicUsize::new(0));
     move |asked| {
         if let Some(query) = asked.path.strip_prefix("/token?") {
             assert!(query.contains("service=test+registry"), "{query}");
             assert!(query.contains("scope=repository%3Aa%3Apull"), "{query}");
             let shown = asked.header("authorization").map(str::to_owned);
-            let wanted = password.map(|password| format!("Basic {}", BASE64_STANDARD.encode(format!("tester:{password}"))));
+            let wanted = password
+                .map(|password| format!("Basic {}", BASE64_STANDARD.encode(format!("tester:{password}"))));
             if wanted.is_some() && shown != wanted {
                 return Answer::error(401, "UNAUTHORIZED");
             }
             used.store(0, SeqCst);
-            return Answer::of(200, format!(r#"{{"token":"t{}","expires_in":60}}"#, given.fetch_add(1, SeqCst) + 1));
+            return Answer::of(
+                200,
+                format!(r#"{{"token":"t{}","expires_in":60}}"#, given.fetch_add(1, SeqCst) + 1),
+            );
         }
         if asked.path == "/token" && asked.method == "POST" {
             let body = String::from_utf8(asked.body.clone()).unwrap();
             let fine = body.contains("grant_type=refresh_token") && body.contains("refresh_token=identity");
+            used.store(0, SeqCst);
             return match fine {
-                true => Answer::of(200, format!(r#"{{"access_token":"t{}"}}"#, given.fetch_add(1, SeqCst) + 1)),
+                true => {
+                    Answer::of(200, format!(r#"{{"access_token":"t{}"}}"#, given.fetch_add(1, SeqCst) + 1))
+                }
                 false => Answer::error(401, "UNAUTHORIZED"),
             };
         }
@@ -210,7 +251,9 @@ fn bearer(shelf: Shelf, password: Option<&'static str>, uses: usize) -> impl Fn(
             return shelf.answer(asked);
         }
         let host = asked.header("host").unwrap();
-        let challenge = format!(r#"Bearer realm="http://{host}/token",service="test registry",scope="repository:a:pull,push""#);
+        let challenge = format!(
+            r#"Bearer realm="http://{host}/token",service="test registry",scope="repository:a:pull,push""#
+        );
         Answer::error(401, "UNAUTHORIZED").with("WWW-Authenticate", challenge)
     }
 }
@@ -236,7 +279,7 @@ async fn tokens_are_asked_for_and_asked_for_again() {
     let credentials = [(fake.host(), identity)].into();
     let by_identity = Settings { credentials, ..settings(&[&fake]) };
     puller(by_identity, &Folder::new()).0.pull(&name(&fake, "a:1")).await.unwrap();
-    assert_eq!(fake.log().iter().filter(|asked| asked.method == "POST").count(), 1);
+    assert_eq!(fake.log().iter().filter(|asked| asked.method == "POST").count(), 2);
 
     // Tokens are given to everybody, and are no use.
     let fake = Fake::start(bearer(shelf(), None, 0)).await;
@@ -249,7 +292,11 @@ async fn what_is_too_much_or_fails_for_a_while_is_asked_for_again() {
     let shelf = Arc::new(Shelf::default().with("a", "1", &image));
     let failing = |first: usize, answer: Answer| {
         let (shelf, count) = (Arc::clone(&shelf), AtomicUsize::new(0));
-        Fake::start(move |asked| if count.fetch_add(1, SeqCst) < first { answer.clone() } else { shelf.answer(asked) })
+        Fake::start(
+            move |asked| {
+                if count.fetch_add(1, SeqCst) < first { answer.clone() } else { shelf.answer(asked) }
+            },
+        )
     };
     let limited = |seconds: &str| Answer::error(429, "TOOMANYREQUESTS").with("Retry-After", seconds);
     for answer in [Answer::of(503, "busy"), Answer::of(500, ""), limited("0"), limited("1")] {

@@ -1,6 +1,7 @@
 //! Transfers that break off: gone on with, by the same process and by the next, and whole again when what was there is wrong.
 
 use crate::{
+    child,
     fake::{Answer, Asked, Fake, How},
     images::{Image, Shelf, noise},
     is, name, puller, settings,
@@ -53,7 +54,7 @@ fn leave(sink: &Folder, image: &Image, bytes: &[u8]) {
 
 #[tokio::test]
 async fn broken_off_at_any_point_it_is_gone_on_with() {
-    for seed in 0..8 {
+    for seed in 0..4 {
         let image = Image::single(seed, SIZE);
         let cuts = noise(seed, 64);
         let count = AtomicUsize::new(0);
@@ -83,7 +84,11 @@ async fn what_never_comes_on_is_given_up_and_kept() {
     .await;
     let sink = Folder::new();
     let error = puller(settings(&[&fake]), &sink).0.pull(&name(&fake, "a:1")).await.unwrap_err();
-    is(&error, Unavailable, &["broke off", &format!("of {} bytes", image.layers[0].len()), "goes on from there"]);
+    is(
+        &error,
+        Unavailable,
+        &["broke off", &format!("of {} bytes", image.layers[0].len()), "goes on from there"],
+    );
     assert!(sink.partials()[0] >= 400_000, "{:?}", sink.partials());
     assert!((5..=6).contains(&fake.count("/blobs/").saturating_sub(1)), "{}", fake.count("/blobs/"));
 }
@@ -192,7 +197,8 @@ async fn slow_is_not_silent() {
 #[tokio::test]
 async fn a_full_disk_is_told_and_not_kept_full() {
     let root = tempfile::tempdir().unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=512k", "tmpfs"]).arg(root.path()).status();
+    let mounted =
+        Command::new("mount").args(["-t", "tmpfs", "-o", "size=512k", "tmpfs"]).arg(root.path()).status();
     if !mounted.is_ok_and(|status| status.success()) {
         println!("not run: a small filesystem cannot be mounted here");
         return;
@@ -212,16 +218,6 @@ async fn a_full_disk_is_told_and_not_kept_full() {
     assert_eq!(fake.count("/blobs/"), 2, "it was tried again");
 }
 
-/// What a process of its own does: pulls an image into a directory.
-#[tokio::test]
-#[ignore = "run by the test below, as a process of its own"]
-async fn child() {
-    let [host, root] = ["HOST", "ROOT"].map(|name| std::env::var(format!("STACYVM_TEST_CHILD_{name}")).unwrap());
-    let settings = stacyvm_image::Settings { insecure: vec![host.clone()], ..Default::default() };
-    let sink = Folder::at(std::path::Path::new(&root));
-    puller(settings, &sink).0.pull(&format!("{host}/a:1").parse().unwrap()).await.unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_goes_on_where_a_killed_process_was() {
     let image = Image::single(7, 4 * SIZE);
@@ -233,12 +229,7 @@ async fn the_next_goes_on_where_a_killed_process_was() {
     })
     .await;
     let sink = Folder::new();
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "breaks::child", "--ignored"])
-        .env("STACYVM_TEST_CHILD_HOST", fake.host())
-        .env("STACYVM_TEST_CHILD_ROOT", sink.root())
-        .spawn()
-        .unwrap();
+    let mut child = child::command(&fake, &sink, true).spawn().unwrap();
     let begun = std::time::Instant::now();
     while sink.partials().first().is_none_or(|size| *size < 600_000) {
         assert!(begun.elapsed() < Duration::from_secs(60), "nothing came: {:?}", sink.partials());

@@ -156,7 +156,12 @@ impl Shelf {
         let Some(blob) = self.blobs.get(digest) else { return Answer::error(404, "BLOB_UNKNOWN") };
         let answer = Answer::of(200, blob.clone()).with("Content-Type", "application/octet-stream");
         let from = asked.header("range").map(|range| {
-            range.strip_prefix("bytes=").and_then(|range| range.strip_suffix('-')).unwrap().parse::<usize>().unwrap()
+            range
+                .strip_prefix("bytes=")
+                .and_then(|range| range.strip_suffix('-'))
+                .unwrap()
+                .parse::<usize>()
+                .unwrap()
         });
         match from {
             None => answer,

@@ -11,7 +11,10 @@ use stacyvm_provider::ErrorKind::{InvalidArgument, Unavailable};
 use std::sync::Arc;
 
 /// The error of pulling `a:1` from a registry whose answers are changed, and what stays of partial files.
-async fn lied(image: &Image, lie: impl Fn(&Asked, Answer) -> Answer + Send + Sync + 'static) -> stacyvm_provider::Error {
+async fn lied(
+    image: &Image,
+    lie: impl Fn(&Asked, Answer) -> Answer + Send + Sync + 'static,
+) -> stacyvm_provider::Error {
     let shelf = Shelf::default().with("a", "1", image);
     let fake = Fake::start(move |asked| lie(asked, shelf.answer(asked))).await;
     let sink = Folder::new();
@@ -41,12 +44,18 @@ fn layers(asked: &Asked, answer: &Answer) -> bool {
 async fn manifests_that_are_not_what_they_should_be() {
     let image = Image::single(1, 10_000);
     let error = lied(&image, |asked, answer| {
-        if !manifests(asked) { return answer }
+        if !manifests(asked) {
+            return answer;
+        }
         answer.with("Docker-Content-Digest", Digest::of(b"another").to_string())
     });
     is(&error.await, Unavailable, &["cannot be trusted", "instead of"]);
     let error = lied(&image, |asked, answer| {
-        if manifests(asked) { Answer::of(200, "<html>log in</html>").with("Content-Type", "text/html; charset=utf-8") } else { answer }
+        if manifests(asked) {
+            Answer::of(200, "<html>log in</html>").with("Content-Type", "text/html; charset=utf-8")
+        } else {
+            answer
+        }
     });
     is(&error.await, Unavailable, &["a web page"]);
     let error = lied(&image, |asked, answer| {
@@ -55,7 +64,10 @@ async fn manifests_that_are_not_what_they_should_be() {
     is(&error.await, Unavailable, &["more than 4194304 bytes"]);
     let error = lied(&image, |asked, answer| if manifests(asked) { Answer::of(200, "{}") } else { answer });
     is(&error.await, InvalidArgument, &["manifest", "a:1"]);
-    let error = lied(&image, |asked, answer| if manifests(asked) { answer.with("Content-Type", INDEX) } else { answer });
+    let error = lied(
+        &image,
+        |asked, answer| if manifests(asked) { answer.with("Content-Type", INDEX) } else { answer },
+    );
     is(&error.await, InvalidArgument, &["said to be"]);
 }
 
@@ -149,7 +161,8 @@ async fn a_configuration_of_other_layers() {
 async fn silence_has_an_end_wherever_it_begins() {
     let image = Image::single(1, 1_000_000);
     for how in [How::Silence, How::Hang(0), How::Hang(20)] {
-        let error = lied(&image, move |asked, answer| if manifests(asked) { answer.but(how) } else { answer });
+        let error =
+            lied(&image, move |asked, answer| if manifests(asked) { answer.but(how) } else { answer });
         is(&error.await, Unavailable, &["sent nothing", "0.4 s"]);
     }
     let shelf = Arc::new(Shelf::default().with("a", "1", &image));
@@ -170,7 +183,11 @@ async fn redirects_that_lead_nowhere() {
     let image = Image::single(1, 10);
     let moved = |location: &'static str| {
         move |asked: &Asked, answer: Answer| {
-            if manifests(asked) || asked.path.contains("/again") { Answer::of(307, "").with("Location", location) } else { answer }
+            if manifests(asked) || asked.path.contains("/again") {
+                Answer::of(307, "").with("Location", location)
+            } else {
+                answer
+            }
         }
     };
     is(&lied(&image, moved("/again")).await, Unavailable, &["redirects more than 5 times"]);
@@ -186,8 +203,11 @@ async fn servers_of_tokens_that_make_no_sense() {
     let image = Image::single(1, 10);
     let wants = |realm: &'static str| {
         move |asked: &Asked, answer: Answer| {
-            if !manifests(asked) { return answer }
-            let challenge = format!("Bearer realm=\"{}\"", realm.replace("HOST", asked.header("host").unwrap()));
+            if !manifests(asked) {
+                return answer;
+            }
+            let challenge =
+                format!("Bearer realm=\"{}\"", realm.replace("HOST", asked.header("host").unwrap()));
             Answer::of(401, "").with("WWW-Authenticate", challenge)
         }
     };

@@ -1,7 +1,10 @@
 //! Pulls from registries that behave, that lie, that break off, and from the real one.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+
 mod behave;
 mod breaks;
+mod child;
 mod fake;
 mod images;
 mod lies;
@@ -9,6 +12,7 @@ mod real;
 mod secure;
 mod shared;
 mod sink;
+mod stored;
 
 use fake::Fake;
 use sink::Folder;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tokio_rustls::{TlsAcceptor, rustls};
 
 /// A server's side of TLS, and its certificate in PEM.
-fn tls() -> (TlsAcceptor, String) {
+pub(crate) fn tls() -> (TlsAcceptor, String) {
     let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
     let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -87,7 +87,8 @@ async fn a_redirect_does_not_take_the_password_along() {
             return Answer::error(401, "UNAUTHORIZED").with("WWW-Authenticate", "Basic realm=\"x\"");
         }
         if let Some(digest) = asked.path.strip_prefix("/v2/a/blobs/") {
-            return Answer::of(307, "").with("Location", format!("http://{elsewhere}/store/{digest}?signed=yes#x"));
+            return Answer::of(307, "")
+                .with("Location", format!("http://{elsewhere}/store/{digest}?signed=yes#x"));
         }
         if let Some(rest) = asked.path.strip_prefix("/v2/a/manifests/1") {
             return Answer::of(301, "").with("Location", format!("/v2/b/manifests/1{rest}"));
@@ -104,7 +105,11 @@ async fn a_redirect_does_not_take_the_password_along() {
     sink.has(&image.layers);
     let there = store.log();
     assert_eq!(there.len(), 3);
-    assert!(there.iter().all(|asked| asked.header("authorization").is_none() && asked.path.ends_with("?signed=yes")));
+    assert!(
+        there
+            .iter()
+            .all(|asked| asked.header("authorization").is_none() && asked.path.ends_with("?signed=yes"))
+    );
     // To its own origin it goes along.
     let moved = fake.log().into_iter().find(|asked| asked.path == "/v2/b/manifests/1").unwrap();
     assert!(moved.header("authorization").is_some());
@@ -151,7 +156,10 @@ async fn settings_that_cannot_work_are_refused_at_once() {
     let (notices, _) = tokio::sync::broadcast::channel(1);
     for settings in [
         Settings { insecure: vec!["https://a.b".to_owned()], ..Settings::default() },
-        Settings { mirrors: [("docker.io".to_owned(), vec!["a b".to_owned()])].into(), ..Settings::default() },
+        Settings {
+            mirrors: [("docker.io".to_owned(), vec!["a b".to_owned()])].into(),
+            ..Settings::default()
+        },
         Settings { ca_file: Some("/nonexistent/ca.pem".into()), ..Settings::default() },
     ] {
         let error = stacyvm_image::Puller::new(settings, Folder::new(), notices.clone()).unwrap_err();

@@ -122,10 +122,7 @@ async fn all_who_wait_hear_of_a_failure_and_the_next_tries_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_does_not_fail_because_of_anothers_registry() {
     let common = layer("common", &noise(4, 300_000));
-    let (one, two) = (
-        Image::of(vec![common.clone()]),
-        Image::of(vec![common.clone(), layer("two", b"2")]),
-    );
+    let (one, two) = (Image::of(vec![common.clone()]), Image::of(vec![common.clone(), layer("two", b"2")]));
     let shelf = Shelf::default().with("one", "1", &one);
     let hanging = Fake::start(move |asked| {
         let answer = shelf.answer(asked);

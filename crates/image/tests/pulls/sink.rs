@@ -8,12 +8,14 @@ use std::{
     sync::{Arc, Mutex, atomic::AtomicUsize, atomic::Ordering::SeqCst},
 };
 
+type Before = Box<dyn Fn(&Digest) + Send>;
+
 pub(crate) struct Folder {
     root: PathBuf,
     _temporary: Option<tempfile::TempDir>,
     images: Mutex<Vec<Pulled>>,
     /// Called before a layer is added.
-    pub(crate) before: Mutex<Option<Box<dyn Fn(&Digest) + Send>>>,
+    pub(crate) before: Mutex<Option<Before>>,
     /// Layers that were added.
     pub(crate) added: AtomicUsize,
     /// Pulls under way.

@@ -142,6 +142,9 @@ fn a_layer_that_is_not_what_it_is_called_leaves_nothing() {
     let error = work.image(&config(&[&wanted]), &Origin::default(), &[]).unwrap_err();
     assert_eq!(error.kind(), stacyvm_provider::ErrorKind::Unavailable);
     assert!(work.image(b"{}", &Origin::default(), &[]).is_err());
+    let error = work.image(&config(&[]), &Origin::default(), &[]).unwrap_err();
+    assert!(error.message().contains("has no layers"), "{error}");
+    assert!(listed(&store, "locks").is_empty());
     assert!(store.list().unwrap().is_empty());
     // Cut where only the end mark is missing: nothing but that tells when no digest is known.
     let error = work.unknown_layer(&Archive::default().file("a", b"x").0[..]).unwrap_err();

@@ -97,6 +97,15 @@ fn links_of_the_archive_lead_where_they_would_in_a_root_of_its_own() {
 }
 
 #[test]
+fn a_directory_as_it_was_written_before_posix() {
+    let old = super::testing::header(b'0', b"old/", b"", 5);
+    let archive = Archive::default().put(&old, b"bytes").entry(0, b"older/", b"", b"").file("old/f", b"f");
+    let (tmp, _) = good(&archive.end());
+    assert_eq!(fs::read(tmp.path().join("fs/old/f")).unwrap(), b"f");
+    assert!(tmp.path().join("fs/older").is_dir());
+}
+
+#[test]
 fn missing_directories_are_made_and_the_top_is_open_to_all() {
     let mut top = super::testing::header(b'5', b"./", b"", 0);
     top.set_mode(0o700);
