@@ -39,13 +39,19 @@ pub(crate) async fn tend(images: Images, prefetch: Vec<String>) {
     for name in prefetch {
         match images.obtain(&name).await {
             Ok(image) => tracing::info!(image = name, id = %image.id, "an image is ready"),
-            Err(error) => tracing::warn!(image = name, error = error.chain(), "an image cannot be prefetched"),
+            Err(error) => {
+                tracing::warn!(image = name, error = error.chain(), "an image cannot be prefetched");
+            }
         }
     }
     loop {
         match images.collect(Default::default()).await {
             Ok(collected) if collected.bytes > 0 => {
-                tracing::info!(layers = collected.layers, bytes = collected.bytes, "unused images were removed");
+                tracing::info!(
+                    layers = collected.layers,
+                    bytes = collected.bytes,
+                    "unused images were removed"
+                );
             }
             Ok(_) => {}
             Err(error) => tracing::warn!(error = error.chain(), "unused images cannot be removed"),

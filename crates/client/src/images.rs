@@ -60,8 +60,7 @@ impl Client {
     /// As the server says.
     pub async fn remove_image(&self, name: &str, force: bool) -> Result<RemovedImage> {
         let force = if force { "true" } else { "false" };
-        let request =
-            self.request(Method::DELETE, &["images"]).query(&[("image", name), ("force", force)]);
+        let request = self.request(Method::DELETE, &["images"]).query(&[("image", name), ("force", force)]);
         self.json(request, SLOW).await
     }
 

@@ -61,7 +61,9 @@ impl Images {
             mirrors: settings
                 .map("images.mirrors")
                 .into_iter()
-                .map(|(registry, mirrors)| (registry, mirrors.split_whitespace().map(str::to_owned).collect()))
+                .map(|(registry, mirrors)| {
+                    (registry, mirrors.split_whitespace().map(str::to_owned).collect())
+                })
                 .collect(),
             insecure_registries: settings.list("images.insecure_registries"),
             credentials: settings
@@ -86,7 +88,10 @@ pub(crate) fn check(settings: &Settings, problems: &mut Vec<Problem>) {
     for (registry, pair) in settings.map("images.credentials") {
         if credentials(&pair).is_none() {
             // Not the value itself, which is a secret.
-            let what = format!("images.credentials has something else than user:password for {}", excerpt(&registry));
+            let what = format!(
+                "images.credentials has something else than user:password for {}",
+                excerpt(&registry)
+            );
             problems.push(Problem::new(place(settings, "images.credentials"), what, "write user:password"));
         }
     }

@@ -29,5 +29,7 @@ pub use load::{Loaded, Override, Sources, load};
 pub use problem::{Invalid, Place, Problem};
 pub use show::{reference, to_json, to_yaml};
 pub use table::{KEYS, find};
-pub use typed::{Auth, Config, Database, Defaults, LogFormat, LogLevel, Logging, NativeNetwork, Providers, Server};
+pub use typed::{
+    Auth, Config, Database, Defaults, LogFormat, LogLevel, Logging, NativeNetwork, Providers, Server,
+};
 pub use value::{Origin, Setting, Settings, Value};

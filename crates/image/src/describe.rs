@@ -18,7 +18,10 @@ impl From<Image> for stacyvm_types::Image {
             ));
         }
         if !config.entrypoint.is_empty() {
-            notes.push(format!("nothing is started by itself; the image would start {}", config.entrypoint.join(" ")));
+            notes.push(format!(
+                "nothing is started by itself; the image would start {}",
+                config.entrypoint.join(" ")
+            ));
         }
         Self {
             id: image.id.to_string(),

@@ -16,8 +16,8 @@ mod sink;
 pub mod store;
 pub mod unpack;
 
-pub use auth::{Credentials, Secret};
 pub use archive::Import;
+pub use auth::{Credentials, Secret};
 pub use digest::{Digest, Hasher};
 pub use images::{Images, ImagesConfig};
 pub use manifest::{

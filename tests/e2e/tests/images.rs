@@ -48,7 +48,11 @@ fn archive(directory: &std::path::Path, tag: &str, config: &Value) -> Result<Vec
     std::fs::write(at.join("config.json"), config.to_string())?;
     let manifest = json!([{"Config": "config.json", "RepoTags": [tag], "Layers": ["layer.tar"]}]);
     std::fs::write(at.join("manifest.json"), manifest.to_string())?;
-    let tar = Command::new("tar").arg("-C").arg(&at).args(["-c", "manifest.json", "config.json", "layer.tar"]).output()?;
+    let tar = Command::new("tar")
+        .arg("-C")
+        .arg(&at)
+        .args(["-c", "manifest.json", "config.json", "layer.tar"])
+        .output()?;
     ensure!(tar.status.success(), "tar failed");
     Ok(tar.stdout)
 }
@@ -56,7 +60,11 @@ fn archive(directory: &std::path::Path, tag: &str, config: &Value) -> Result<Vec
 async fn names(host: &Host) -> Result<Vec<String>> {
     let images = host.server.get("/images").await?;
     let images = images.as_array().context("no list")?;
-    Ok(images.iter().flat_map(|i| i["names"].as_array().cloned().unwrap_or_default()).filter_map(|n| n.as_str().map(str::to_owned)).collect())
+    Ok(images
+        .iter()
+        .flat_map(|i| i["names"].as_array().cloned().unwrap_or_default())
+        .filter_map(|n| n.as_str().map(str::to_owned))
+        .collect())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,7 +84,10 @@ async fn a_sandbox_is_what_its_image_says() -> Result<()> {
     let seen = sandbox.stdout("id -u; id -g; pwd; echo $MODE $HOME; cat file; ls -ln file").await?;
     let lines: Vec<_> = seen.lines().collect();
     ensure!(lines[..5] == ["4711", "4712", "/srv/app", "production /srv/app", "from the image"], "{seen}");
-    ensure!(lines[5].contains(" 2 4711 ") && lines[5].contains(" 4712 "), "a hard link to the user's own file: {seen}");
+    ensure!(
+        lines[5].contains(" 2 4711 ") && lines[5].contains(" 4712 "),
+        "a hard link to the user's own file: {seen}"
+    );
     // What is written stays in the sandbox.
     sandbox.stdout("echo mine >file; echo more >other").await?;
     let other = host.spawn_as(&json!({"image": "my/app", "ttl": "5m"})).await.err();
@@ -109,7 +120,10 @@ async fn an_image_in_use_stays_also_when_the_server_is_killed() -> Result<()> {
     host.server.post("/images/prune", &json!({"all": true})).await?;
     ensure!(names(&host).await?.is_empty());
     let sandbox = host.sandbox(&id)?;
-    ensure!(sandbox.stdout("cat /srv/app/file 2>/dev/null || ls /srv").await? == "app\n", "the directory is its owner's");
+    ensure!(
+        sandbox.stdout("cat /srv/app/file 2>/dev/null || ls /srv").await? == "app\n",
+        "the directory is its owner's"
+    );
     sandbox.destroy().await?;
     let pruned = host.server.post("/images/prune", &json!({})).await?;
     ensure!(pruned["layers"] == 1 && pruned["bytes"].as_u64() > Some(0), "{pruned}");
@@ -142,7 +156,10 @@ async fn the_command_line_does_all_of_it_with_and_without_a_server() -> Result<(
             Ok(String::from_utf8(output.stdout)?)
         };
         ensure!(run(&["image", "ls"])?.contains("stacyvm image pull"));
-        ensure!(run(&["image", "import", file, "--name", "local/two"])?.starts_with("Imported local/two:latest ("));
+        ensure!(
+            run(&["image", "import", file, "--name", "local/two"])?
+                .starts_with("Imported local/two:latest (")
+        );
         let table = run(&["image", "ls"])?;
         ensure!(table.lines().count() == 2 && table.contains("local/two:latest"), "{table}");
         let image: Value = serde_json::from_str(&run(&["image", "inspect", "local/two"])?)?;
@@ -157,11 +174,7 @@ async fn the_command_line_does_all_of_it_with_and_without_a_server() -> Result<(
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_had_is_said_and_leaves_nothing() -> Result<()> {
     let host = Host::start_with(&[("STACYVM_IMAGES_PULL_POLICY", "never")]).await?;
-    for (image, part) in [
-        ("local/none:1", "never"),
-        ("no such image!", "alpine"),
-        ("../../etc", "alpine"),
-    ] {
+    for (image, part) in [("local/none:1", "never"), ("no such image!", "alpine"), ("../../etc", "alpine")] {
         let refused = host.spawn_as(&json!({"image": image, "ttl": "5m"})).await.err();
         let said = format!("{:#}", refused.context("it was made")?);
         ensure!(said.contains(part) && !said.contains("500"), "{image}: {said}");

@@ -14,7 +14,7 @@ use axum::{
 use futures::TryStreamExt;
 use http::StatusCode;
 use serde::Deserialize;
-use stacyvm_image::{Import, Images, Reference, store::Collect};
+use stacyvm_image::{Images, Import, Reference, store::Collect};
 use stacyvm_types::{Image, PruneImages, PrunedImages, PullImage, RemovedImage};
 use std::{io, time::Duration};
 use tokio_util::io::{StreamReader, SyncIoBridge};

@@ -25,7 +25,9 @@ impl Inner {
                 (Seen::Running { .. }, false) | (Seen::Paused, true) => return Ok(()),
                 (Seen::Running { .. }, true) => client.pause_container(id.as_str()).await,
                 (Seen::Paused, false) => client.unpause_container(id.as_str()).await,
-                (Seen::Created, _) => return Err(Error::destroyed(format!("sandbox {id} was never started"))),
+                (Seen::Created, _) => {
+                    return Err(Error::destroyed(format!("sandbox {id} was never started")));
+                }
                 (Seen::Ended(ending), _) => {
                     return Err(Error::destroyed(format!("sandbox {id} has ended: {}", ending.reason())));
                 }
@@ -73,7 +75,10 @@ mod tests {
     #[test]
     fn a_runtime_that_gave_up_is_asked_again() {
         let said = |message: &str| {
-            does_not_stand_still(&Failure::DockerResponseServerError { status_code: 500, message: message.to_owned() })
+            does_not_stand_still(&Failure::DockerResponseServerError {
+                status_code: 500,
+                message: message.to_owned(),
+            })
         };
         assert!(said("Cannot pause container 3: OCI runtime pause failed: unable to freeze: unknown"));
         assert!(!said("Cannot pause container 3: OCI runtime pause failed: container not running: unknown"));

@@ -20,8 +20,7 @@ use crate::{
     record::{State, write_spec, write_state},
     rights,
     spawner::{
-        CloneFds, ClonedChild, LISTENER, MAX_REPORT, MEMORY_EVENTS, PIDS_EVENTS, Report, Setup, Spawner,
-        WORK,
+        CloneFds, ClonedChild, LISTENER, MAX_REPORT, MEMORY_EVENTS, PIDS_EVENTS, Report, Setup, Spawner, WORK,
     },
     user_namespaces::UserNamespace,
 };

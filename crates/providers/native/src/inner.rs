@@ -308,7 +308,9 @@ impl Inner {
                 // Only now: what existed was somebody's before, and is looked at as such.
                 let making = Making::start(&inner, &id);
                 let image = match stored {
-                    Some((images, found)) => image::stored(&spec.image, &found, &images, inner.has_one_user()),
+                    Some((images, found)) => {
+                        image::stored(&spec.image, &found, &images, inner.has_one_user())
+                    }
                     None => image::resolve(&spec.image, &inner.layout, &inner.image_dirs, &inner.host_image),
                 };
                 Ok(Found::Made(image.and_then(|image| inner.make(&id, &spec, &image)), making))
@@ -324,11 +326,17 @@ impl Inner {
     }
 
     /// Removes what is left of it, and makes it.
-    async fn make_again(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<(Result<Made>, Making)> {
+    async fn make_again(
+        self: &Arc<Self>,
+        id: &SandboxId,
+        spec: &SandboxSpec,
+    ) -> Result<(Result<Made>, Making)> {
         self.remove(id).await?;
         match self.look_or_make(id, spec).await? {
             Found::Made(made, making) => Ok((made, making)),
-            Found::There(_) => Err(Error::unavailable(format!("sandbox {id} is being made by somebody else"))),
+            Found::There(_) => {
+                Err(Error::unavailable(format!("sandbox {id} is being made by somebody else")))
+            }
         }
     }
 

@@ -17,8 +17,8 @@ use futures::{
 };
 use stacyvm_image::Images;
 use stacyvm_provider::{
-    CONSOLE_BYTES, Capabilities, Created, Error, ErrorKind, Guest, Health, Provider, Result, RuntimeSandbox,
-    RuntimeState, RuntimeStats, SandboxId, SandboxSpec, console_lines, Notice,
+    CONSOLE_BYTES, Capabilities, Created, Error, ErrorKind, Guest, Health, Notice, Provider, Result,
+    RuntimeSandbox, RuntimeState, RuntimeStats, SandboxId, SandboxSpec, console_lines,
 };
 use std::{
     collections::BTreeMap,

@@ -8,7 +8,8 @@ use stacyvm_e2e::Host;
 
 /// A server without the docker provider, whose images may come from the tests' registries.
 async fn native(more: &[(&str, &str)]) -> Result<Host> {
-    let registries = format!("{},{}", variable("STACYVM_TEST_REGISTRY")?, variable("STACYVM_TEST_REGISTRY_AUTH")?);
+    let registries =
+        format!("{},{}", variable("STACYVM_TEST_REGISTRY")?, variable("STACYVM_TEST_REGISTRY_AUTH")?);
     let settings = [
         ("STACYVM_PROVIDERS_DEFAULT", "native"),
         ("STACYVM_PROVIDERS_DOCKER_ENABLED", "false"),

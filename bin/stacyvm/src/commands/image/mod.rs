@@ -208,11 +208,16 @@ mod tests {
             notes: Vec::new(),
         };
         let unnamed = Image { names: Vec::new(), in_use: 0, ..image.clone() };
-        let now = "2026-05-04T12:00:00Z".parse::<Timestamp>().unwrap().to_zoned_datetime(jiff::tz::TimeZone::UTC);
+        let now =
+            "2026-05-04T12:00:00Z".parse::<Timestamp>().unwrap().to_zoned_datetime(jiff::tz::TimeZone::UTC);
         let text = render(&[image, unnamed], &now, None, false);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 4, "{text}");
-        assert!(lines[1].starts_with("alpine") && lines[1].contains("0123456789ab") && lines[1].contains("1 h ago"));
+        assert!(
+            lines[1].starts_with("alpine")
+                && lines[1].contains("0123456789ab")
+                && lines[1].contains("1 h ago")
+        );
         assert!(lines[3].starts_with("<none>"), "{text}");
     }
 }

@@ -67,7 +67,10 @@ impl Place {
             }
             Self::Server(client) => {
                 let unreadable = |e: std::io::Error| {
-                    Failure::new(format!("{}: {e}", file.display()), "name an archive that can be read, or - for standard input")
+                    Failure::new(
+                        format!("{}: {e}", file.display()),
+                        "name an archive that can be read, or - for standard input",
+                    )
                 };
                 let opened = tokio::fs::File::open(file).await.map_err(unreadable)?;
                 if opened.metadata().await.map_err(unreadable)?.is_dir() {
@@ -87,7 +90,10 @@ impl Place {
             Self::Here(images) => {
                 let found = images.find(name).await?;
                 let absent = || {
-                    Failure::new(format!("there is no image {name} here"), format!("get it with `stacyvm image pull {name}`"))
+                    Failure::new(
+                        format!("there is no image {name} here"),
+                        format!("get it with `stacyvm image pull {name}`"),
+                    )
                 };
                 Ok(found.ok_or_else(absent)?.into())
             }

@@ -44,7 +44,8 @@ pub(super) fn run(run: &Run, global: &Global) -> Result<u8> {
             }
         };
         let clean = tokio::time::timeout(CLEAN_UP, clean);
-        let (outcome, _) = tokio::join!(in_scratch(run, global, &config, (image, images), agent, &scratch), clean);
+        let (outcome, _) =
+            tokio::join!(in_scratch(run, global, &config, (image, images), agent, &scratch), clean);
         outcome
     });
     scratch.remove();

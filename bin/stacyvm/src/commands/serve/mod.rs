@@ -138,9 +138,13 @@ async fn serve(config: &Config, lock: &Lock, quiet: bool) -> Result<()> {
         data_dir = %config.data_dir.display(), provider = default, "serving"
     );
     notify("READY=1");
-    let router = stacyvm_api::router(ApiState::new(engine.clone(), images.clone(), api_config(config, address)));
+    let router =
+        stacyvm_api::router(ApiState::new(engine.clone(), images.clone(), api_config(config, address)));
     let _tending = images.map(|images| {
-        tokio_util::task::AbortOnDropHandle::new(tokio::spawn(images::tend(images, config.images.prefetch.clone())))
+        tokio_util::task::AbortOnDropHandle::new(tokio::spawn(images::tend(
+            images,
+            config.images.prefetch.clone(),
+        )))
     });
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let stopping = async {

@@ -5,7 +5,9 @@
 
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
-    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fgetxattr, fstat, open, openat, openat2, statat},
+    fs::{
+        AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fgetxattr, fstat, open, openat, openat2, statat,
+    },
     io::Errno,
 };
 use std::{
@@ -54,7 +56,8 @@ impl Layers {
 
     /// The value of the overlay's option `lowerdir`, valid for as long as this is.
     pub(crate) fn option(&self) -> String {
-        let paths: Vec<_> = self.0.iter().map(|layer| format!("/proc/self/fd/{}", layer.as_raw_fd())).collect();
+        let paths: Vec<_> =
+            self.0.iter().map(|layer| format!("/proc/self/fd/{}", layer.as_raw_fd())).collect();
         paths.join(":")
     }
 
@@ -114,10 +117,18 @@ fn look(layer: BorrowedFd<'_>, path: &str) -> io::Result<Found> {
         }
     }
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-    match openat2(layer, if path.is_empty() { "." } else { path }, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+    match openat2(
+        layer,
+        if path.is_empty() { "." } else { path },
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        resolve,
+    ) {
         Ok(found) if is_whiteout(&fstat(&found)?) => Ok(Found::Hidden),
         Ok(found) => Ok(Found::There(found)),
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(if opaque { Found::Hidden } else { Found::Below }),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+            Ok(if opaque { Found::Hidden } else { Found::Below })
+        }
         Err(e) => Err(e.into()),
     }
 }
@@ -130,7 +141,9 @@ fn is_opaque(layer: BorrowedFd<'_>, path: &Path) -> io::Result<bool> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = openat(layer, path, flags, Mode::empty())?;
     let mut value = [0; 1];
-    Ok(OPAQUE.iter().any(|name| fgetxattr(&directory, *name, &mut value).is_ok_and(|n| n == 1) && value == *b"y"))
+    Ok(OPAQUE
+        .iter()
+        .any(|name| fgetxattr(&directory, *name, &mut value).is_ok_and(|n| n == 1) && value == *b"y"))
 }
 
 /// Opens a directory that is, or holds, layers.

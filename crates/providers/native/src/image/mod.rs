@@ -74,14 +74,17 @@ pub(crate) fn stored(
     one_user: bool,
 ) -> Result<Image> {
     let lower = images.layers();
-    let broken = |e: io::Error| Error::internal(format!("the layers of the image {name} cannot be read")).because(e);
+    let broken =
+        |e: io::Error| Error::internal(format!("the layers of the image {name} cannot be read")).because(e);
     let lower_fd = open_lower(&lower).map_err(broken)?;
     let within = |layer: &PathBuf| Some(layer.strip_prefix(&lower).ok()?.to_str()?.to_owned());
     let layers = image.layers.iter().map(within).collect::<Option<Vec<_>>>();
     let layers = layers.ok_or_else(|| broken(io::Error::other("a layer is elsewhere")))?;
     // Without any, what holds all layers would be taken for the only one.
     if layers.is_empty() {
-        return Err(Error::invalid_argument(format!("image {name}: there is no file in it; name another one")));
+        return Err(Error::invalid_argument(format!(
+            "image {name}: there is no file in it; name another one"
+        )));
     }
     let opened = Layers::open(lower_fd.as_fd(), &layers).map_err(broken)?;
     let profile = Profile::of(name, &image.config, &opened, one_user)?;

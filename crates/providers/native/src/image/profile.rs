@@ -59,9 +59,8 @@ impl Profile {
         let environment = environment(image, config)?;
         let workdir = config.working_dir.as_deref().unwrap_or_default();
         // Builders make the directory. Where it is missing after all, processes could not start there.
-        let has = workdir.starts_with('/')
-            && workdir != "/"
-            && layers.has_directory(workdir).unwrap_or(false);
+        let has =
+            workdir.starts_with('/') && workdir != "/" && layers.has_directory(workdir).unwrap_or(false);
         let workdir = if has { workdir } else { WORKSPACE };
         Ok(Self { user, workdir: workdir.to_owned(), environment })
     }
@@ -106,7 +105,10 @@ fn find_user(image: &str, said: &str, layers: &Layers) -> Result<SandboxUser> {
             "image {image}: it wants to run as {shown:?}, {what}; build it with another USER"
         ))
     };
-    let uid: u32 = field(2).and_then(|uid| uid.parse().ok()).or(number).ok_or_else(|| unknown("whom its /etc/passwd does not know"))?;
+    let uid: u32 = field(2)
+        .and_then(|uid| uid.parse().ok())
+        .or(number)
+        .ok_or_else(|| unknown("whom its /etc/passwd does not know"))?;
     let gid = match group {
         None => field(3).and_then(|gid| gid.parse().ok()).unwrap_or(uid),
         Some(group) => group

@@ -265,7 +265,9 @@ fn mask_all() -> Result<(), Failure> {
         mount_bind(nothing, *path).doing(doing)?;
     }
     // The mounts keep them; there is nothing to be seen of them in /dev.
-    rustix::fs::unlink(FILE).and_then(|()| rustix::fs::rmdir(DIRECTORY)).doing(|| "remove what is ours".to_owned())
+    rustix::fs::unlink(FILE)
+        .and_then(|()| rustix::fs::rmdir(DIRECTORY))
+        .doing(|| "remove what is ours".to_owned())
 }
 
 /// What root of the sandbox is on the host; `None` where there is one user only.

@@ -95,7 +95,12 @@ impl Upper<'_> {
     fn add_user(&self, image: &Layers, user: &SandboxUser) -> Result<(), Failure> {
         let SandboxUser { uid, gid, name, home } = user;
         let databases = [
-            ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n", *uid, format!("{name}:x:{uid}:{gid}:{name}:{home}:/bin/sh\n")),
+            (
+                "etc/passwd",
+                "root:x:0:0:root:/root:/bin/sh\n",
+                *uid,
+                format!("{name}:x:{uid}:{gid}:{name}:{home}:/bin/sh\n"),
+            ),
             ("etc/group", "root:x:0:\n", *gid, format!("{name}:x:{gid}:\n")),
         ];
         for (path, fresh, number, line) in databases {
