@@ -31,7 +31,10 @@ pub(crate) struct Command {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// List images, those used last first
-    #[command(visible_alias = "list")]
+    #[command(
+        visible_alias = "list",
+        after_help = "Examples:\n  stacyvm image ls\n  stacyvm image ls --json | jq -r '.[].names[]'"
+    )]
     Ls,
     /// Pull images from their registries; what is here already is not fetched again
     #[command(after_help = "Examples:
@@ -59,11 +62,13 @@ enum Action {
         name: Option<String>,
     },
     /// Show all that is known of an image, as JSON
+    #[command(after_help = "Examples:\n  stacyvm image inspect alpine | jq .config.env")]
     Inspect {
         /// Its name, its id, or the beginning of that
         image: String,
     },
     /// Remove images: the name, and the image with its last name
+    #[command(after_help = "Examples:\n  stacyvm image rm alpine python:3.12-slim")]
     Rm {
         /// Names, ids, or the beginnings of ids
         #[arg(required = true, value_name = "IMAGE")]
@@ -73,6 +78,7 @@ enum Action {
         force: bool,
     },
     /// Remove images without a name, and what nothing needs
+    #[command(after_help = "Examples:\n  stacyvm image prune\n  stacyvm image prune --all")]
     Prune {
         /// Also those with a name, if no sandbox has them
         #[arg(short, long)]
