@@ -36,10 +36,17 @@ openapi: ## regenerate openapi/v1.json
 soak: setup ## 1,000 sandboxes with networks come and go; nothing may be left (slow)
 	STACYVM_TEST_CYCLES=500 $(CARGO) test -p stacyvm-provider-native --test network -- nothing_is_left_of_many
 
+fuzz: setup ## ten minutes for each parser of what comes from outside; needs a nightly compiler and cargo-fuzz (slow)
+	@command -v cargo-fuzz >/dev/null || { echo "fuzz: cargo install --locked cargo-fuzz, and rustup toolchain install nightly"; exit 1; }
+	@for target in manifest archive layout; do \
+	  mkdir -p fuzz/corpus/$$target && \
+	  $(CARGO) +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- -max_total_time=$${FUZZ_SECONDS:-600} || exit 1; \
+	done
+
 leak-check: ## list everything of ours that this host still holds
 	$(CARGO) run --quiet -p xtask -- leak-check
 
 clean: ## remove build output
 	$(CARGO) clean
 
-.PHONY: help setup demo build test lint bench openapi soak leak-check clean
+.PHONY: help setup demo build test lint bench openapi soak fuzz leak-check clean

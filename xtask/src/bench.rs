@@ -5,6 +5,7 @@
 
 mod docker;
 mod engine;
+mod images;
 mod rivals;
 mod samples;
 mod scenarios;

@@ -1,7 +1,7 @@
 //! What is measured.
 
 use super::{
-    docker, rivals,
+    docker, images, rivals,
     samples::{Comparison, Goal, Samples},
     server::Server,
 };
@@ -31,6 +31,8 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario { name: "burst", run: |binary, _| Box::pin(burst(binary)) },
     Scenario { name: "idle", run: |binary, _| Box::pin(idle(binary)) },
     Scenario { name: "recovery", run: |binary, _| Box::pin(recovery(binary)) },
+    Scenario { name: "unpack", run: |binary, n| Box::pin(images::unpack(binary, n)) },
+    Scenario { name: "pull", run: |binary, n| Box::pin(images::pull(binary, n)) },
     Scenario { name: "docker-exec", run: |binary, n| Box::pin(docker::exec(binary, n)) },
     Scenario { name: "docker-create", run: |binary, n| Box::pin(docker::create(binary, n)) },
 ];
