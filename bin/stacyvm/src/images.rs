@@ -38,7 +38,7 @@ pub(crate) fn open(config: &Config) -> Result<Images> {
 pub(crate) async fn tend(images: Images, prefetch: Vec<String>) {
     for name in prefetch {
         match images.obtain(&name).await {
-            Ok(image) => tracing::info!(image = name, id = %image.id, "an image is ready"),
+            Ok(rootfs) => tracing::info!(image = name, id = %rootfs.image, "an image is ready"),
             Err(error) => {
                 tracing::warn!(image = name, error = error.chain(), "an image cannot be prefetched");
             }

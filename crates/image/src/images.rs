@@ -1,7 +1,7 @@
 //! Images as a server uses them: found by the names that people type, pulled when they are missing, kept while they are used.
 
 use crate::{
-    Digest, Image, PullPolicy, Puller, Reference, Settings, Store,
+    Digest, Image, PullPolicy, Puller, Reference, Rootfs, Settings, Store,
     archive::{Import, Source},
     store::{Collect, Collected, Removed, StoreLimits},
 };
@@ -61,19 +61,19 @@ impl Images {
         name.parse::<Reference>().map(drop)
     }
 
-    /// The image to run something from: the one that is there, or pulled, as the policy says.
+    /// What to run something of this image from: what is there, or pulled, as the policy says.
     ///
     /// # Errors
     /// Those of [`Puller::ensure`].
-    pub async fn obtain(&self, name: &str) -> Result<Image> {
+    pub async fn obtain(&self, name: &str) -> Result<Rootfs> {
         if self.0.policy != PullPolicy::Always
-            && let Some(image) = self.find(name).await?
+            && let Some(rootfs) = self.rootfs(name).await?
         {
-            return Ok(image);
+            return Ok(rootfs);
         }
         let reference: Reference = name.parse()?;
         self.0.puller.ensure(&reference, self.0.policy).await?;
-        self.there(&reference).await
+        self.rootfs(&reference.canonical()).await?.ok_or_else(|| removed(&reference))
     }
 
     /// Asks the registry what the name leads to, and fetches what is not here of it. It goes on when the caller goes away.
@@ -83,7 +83,7 @@ impl Images {
     pub async fn pull(&self, name: &str) -> Result<Image> {
         let reference: Reference = name.parse()?;
         self.0.puller.pull(&reference).await?;
-        self.there(&reference).await
+        self.find(&reference.canonical()).await?.ok_or_else(|| removed(&reference))
     }
 
     /// Takes in what an archive holds. A caller that goes away leaves what was complete.
@@ -147,15 +147,7 @@ impl Images {
     /// # Errors
     /// `NotFound` if the image was removed meanwhile.
     pub fn hold(&self, id: &Digest, holder: &Path) -> Result<()> {
-        self.0.store.hold(id, holder).map(drop)
-    }
-
-    /// Ends what [`Self::hold`] began, before the directory is gone or after. Blocks for a moment.
-    ///
-    /// # Errors
-    /// Those of file operations.
-    pub fn release(&self, holder: &Path) -> Result<()> {
-        self.0.store.release(holder)
+        self.0.store.hold(id, holder)
     }
 
     /// What the layers of all images are in.
@@ -168,11 +160,9 @@ impl Images {
         self.0.notices.subscribe()
     }
 
-    async fn there(&self, reference: &Reference) -> Result<Image> {
-        let name = reference.canonical();
-        self.find(&name).await?.ok_or_else(|| {
-            Error::unavailable(format!("the image {reference} was removed as soon as it was here; try again"))
-        })
+    async fn rootfs(&self, name: &str) -> Result<Option<Rootfs>> {
+        let name = name.to_owned();
+        self.blocking(move |store| store.rootfs(&name)).await
     }
 
     async fn blocking<T: Send + 'static>(
@@ -185,4 +175,8 @@ impl Images {
             Err(e) => Err(Error::unavailable("the server is shutting down").because(e)),
         }
     }
+}
+
+fn removed(reference: &Reference) -> Error {
+    Error::unavailable(format!("the image {reference} was removed as soon as it was here; try again"))
 }

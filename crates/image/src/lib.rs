@@ -29,4 +29,4 @@ pub use reference::Reference;
 pub use registry::Settings;
 pub(crate) use registry::{Fetched, Registry};
 pub use sink::{Claim, Pulled, Sink};
-pub use store::{Image, Store};
+pub use store::{Image, Rootfs, Store};

@@ -1,7 +1,7 @@
 //! Who uses an image.
 
 use super::{
-    Image, Store,
+    Store,
     files::{self, Durable},
     image::not_found,
     records::HolderRecord,
@@ -15,37 +15,26 @@ use std::{
     time::SystemTime,
 };
 
-/// An image that stays until it is released, or until its holder's directory is gone. Dropping this releases nothing.
-#[derive(Debug, Clone)]
-pub struct Held {
-    /// The image.
-    pub image: Image,
-    /// Whose it is.
-    pub holder: PathBuf,
-}
-
 impl Store {
     /// Holds an image for the one whose directory `holder` is. The directory exists already, or the hold would end at once;
-    /// it ends when the directory is gone or with [`Store::release`]. Doing it again changes nothing.
+    /// it ends when the directory is gone or with [`Store::release`]. Doing it again changes nothing. Costs the same however many
+    /// there are.
     ///
     /// # Errors
     /// `NotFound` if the image is not there (any more); `InvalidArgument` if `holder` is not absolute.
-    pub fn hold(&self, id: &Digest, holder: &Path) -> Result<Held> {
+    pub fn hold(&self, id: &Digest, holder: &Path) -> Result<()> {
         if !holder.is_absolute() {
             return Err(Error::invalid_argument("who holds an image is named by an absolute path"));
         }
         let work = self.work()?;
         let _lock = self.lock()?;
-        let image = self.image(id)?.ok_or_else(|| not_found(id))?;
-        let record =
-            HolderRecord { holder: holder.to_owned(), image: id.clone(), layers: image.config.diff_ids };
+        let layers = self.config(id)?.ok_or_else(|| not_found(id))?.diff_ids;
+        let record = HolderRecord { holder: holder.to_owned(), image: id.clone(), layers };
         files::write(&record, &self.held(id, holder), work.directory(), Durable::No)?;
         // The time of its record is that of its last use.
         let touched =
             File::options().write(true).open(self.record(id)).and_then(|f| f.set_modified(SystemTime::now()));
-        touched.map_err(|e| failed("note the use of an image", e))?;
-        let image = self.image(id)?.ok_or_else(|| not_found(id))?;
-        Ok(Held { image, holder: holder.to_owned() })
+        touched.map_err(|e| failed("note the use of an image", e))
     }
 
     /// Ends all holds of the one whose directory `holder` is. `Ok` if there are none.

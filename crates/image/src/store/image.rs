@@ -43,7 +43,34 @@ pub struct Image {
     pub held_by: Vec<PathBuf>,
 }
 
+/// What something runs from: what costs the same to find however many images and holders there are.
+#[derive(Debug, Clone)]
+pub struct Rootfs {
+    /// The image that it is of.
+    pub image: Digest,
+    /// Its configuration.
+    pub config: ImageConfig,
+    /// Directories to stack as an overlay, lowest first, as in [`Image`].
+    pub layers: Vec<PathBuf>,
+}
+
 impl Store {
+    /// The root filesystem of this name, or of an id, as in [`Store::find`].
+    ///
+    /// # Errors
+    /// Those of [`Store::find`].
+    pub fn rootfs(&self, text: &str) -> Result<Option<Rootfs>> {
+        let Some((image, _)) = self.resolve(text)? else { return Ok(None) };
+        let Some(config) = self.config(&image)? else { return Ok(None) };
+        let stacked = self.stacked(&config.diff_ids)?;
+        Ok(stacked.map(|(layers, _)| Rootfs { image, config, layers }))
+    }
+
+    /// The configuration of an image, if it is here.
+    pub(super) fn config(&self, id: &Digest) -> Result<Option<ImageConfig>> {
+        Ok(files::read::<ImageRecord>(&self.record(id))?.and_then(|record| record.parsed(id)))
+    }
+
     /// The image of this name, or of an id or the first seven or more digits of one.
     ///
     /// # Errors

@@ -39,8 +39,7 @@ mod work;
 mod tests;
 
 pub use collect::{Collect, Collected, Removed};
-pub use hold::Held;
-pub use image::Image;
+pub use image::{Image, Rootfs};
 pub use work::{Origin, Work};
 
 use crate::{

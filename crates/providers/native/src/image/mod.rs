@@ -9,7 +9,7 @@ use layers::{Layers, open_lower};
 use profile::Profile;
 use rustix::fd::{AsFd, OwnedFd};
 use serde::{Deserialize, Serialize};
-use stacyvm_image::{Digest, Images};
+use stacyvm_image::{Digest, Images, Rootfs};
 use stacyvm_provider::{Error, ErrorKind, Result};
 use std::{
     fs, io,
@@ -69,7 +69,7 @@ pub(crate) fn is_stored(name: &str) -> bool {
 /// `InvalidArgument` for one that no sandbox can be made of.
 pub(crate) fn stored(
     name: &str,
-    image: &stacyvm_image::Image,
+    rootfs: &Rootfs,
     images: &Images,
     one_user: bool,
 ) -> Result<Image> {
@@ -78,7 +78,7 @@ pub(crate) fn stored(
         |e: io::Error| Error::internal(format!("the layers of the image {name} cannot be read")).because(e);
     let lower_fd = open_lower(&lower).map_err(broken)?;
     let within = |layer: &PathBuf| Some(layer.strip_prefix(&lower).ok()?.to_str()?.to_owned());
-    let layers = image.layers.iter().map(within).collect::<Option<Vec<_>>>();
+    let layers = rootfs.layers.iter().map(within).collect::<Option<Vec<_>>>();
     let layers = layers.ok_or_else(|| broken(io::Error::other("a layer is elsewhere")))?;
     // Without any, what holds all layers would be taken for the only one.
     if layers.is_empty() {
@@ -87,8 +87,8 @@ pub(crate) fn stored(
         )));
     }
     let opened = Layers::open(lower_fd.as_fd(), &layers).map_err(broken)?;
-    let profile = Profile::of(name, &image.config, &opened, one_user)?;
-    let stored = Some(Stored { images: images.clone(), id: image.id.clone() });
+    let profile = Profile::of(name, &rootfs.config, &opened, one_user)?;
+    let stored = Some(Stored { images: images.clone(), id: rootfs.image.clone() });
     Ok(Image { lower, lower_fd, layers, binds: Vec::new(), profile, stored })
 }
 
