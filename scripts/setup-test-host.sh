@@ -4,7 +4,7 @@
 #   scripts/setup-test-host.sh [up]           install what is missing, start what does not run, say what there is
 #   scripts/setup-test-host.sh down [--purge] stop it and restore the host's firewall and sysctls; --purge: caches too
 #   scripts/setup-test-host.sh env            KEY=value lines for a shell and for the tests
-#   scripts/setup-test-host.sh packages           install what is missing and start nothing
+#   scripts/setup-test-host.sh packages       install what is missing and start nothing
 #   scripts/setup-test-host.sh status         what there is; ends with 0 if the daemon answers, else with 3
 #   scripts/setup-test-host.sh kill-daemon    kill -9 of dockerd; its containers are not told
 #   scripts/setup-test-host.sh start-daemon   the daemon again, as it was configured

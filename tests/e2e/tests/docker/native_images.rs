@@ -5,6 +5,7 @@ use anyhow::{Context, Result, ensure};
 use futures::future::join_all;
 use serde_json::json;
 use stacyvm_e2e::Host;
+use std::collections::BTreeSet;
 
 /// A server without the docker provider, whose images may come from the tests' registries.
 async fn native(more: &[(&str, &str)]) -> Result<Host> {
@@ -68,5 +69,50 @@ async fn what_docker_saves_and_what_the_registry_has_are_the_same_image() -> Res
     let saved = host.server.post_bytes("/images/import?name=local/saved:1", std::fs::read(&file)?).await?;
     ensure!(saved[0]["id"] == pulled["id"], "{saved} is not {pulled}");
     docker(&["image", "rm", "--force", &tag])?;
+    host.finish().await
+}
+
+/// What a Debian image with Python and a user of its own is made of.
+const DOCKERFILE: &str = "FROM stacyvm-test/python:latest
+RUN groupadd -g 444 crew && useradd -u 4711 -g 444 -m app && mkdir -p /srv/app \\
+  && echo hello >/srv/app/file && chown app /srv/app/file && chmod 4750 /srv/app/file \\
+  && ln /srv/app/file /srv/app/same && ln -s file /srv/app/link && mkfifo /srv/fifo \\
+  && rm -r /etc/debian_version /usr/share/doc && mkdir /usr/share/doc && touch -d @0 /usr/share/doc/new
+ENV MODE=production
+WORKDIR /srv/app
+USER app
+";
+/// Lists every file with its kind, mode, owner, time, size and target; of directories, what does not depend on where they are.
+/// Left out is what a runtime puts there.
+const LIST: &str = "find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /workspace -o -path /.dockerenv \
+  -o -path /etc/hosts -o -path /etc/hostname -o -path /etc/resolv.conf -o -path /etc/mtab \\) -prune \
+  -o -type d -printf '%p d %m %U %G\\n' -o -printf '%p %y %m %U %G %T@ %s %n %l\\n' | LC_ALL=C sort";
+
+/// The user, the environment, the directory, and all files with their owners: as the image says, which is as Docker shows it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_debian_image_is_what_it_is_under_docker() -> Result<()> {
+    let tag = "stacyvm-test/native:1";
+    let scratch = tempfile::tempdir()?;
+    let at = |name: &str| scratch.path().join(name).to_string_lossy().into_owned();
+    std::fs::create_dir(at("context"))?;
+    std::fs::write(at("context/Dockerfile"), DOCKERFILE)?;
+    docker(&["build", "--quiet", "--network", "none", "--tag", tag, &at("context")])?;
+    let shown = docker(&["run", "--rm", "--network", "none", "--user", "0", tag, "sh", "-c", LIST])?;
+    docker(&["save", "--output", &at("saved.tar"), tag])?;
+    docker(&["image", "rm", "--force", tag])?;
+    let host = native(&[]).await?;
+    host.server.post_bytes("/images/import", std::fs::read(at("saved.tar"))?).await?;
+    let sandbox = host.spawn_as(&json!({"image": tag, "ttl": "5m"})).await?;
+    let who = sandbox.stdout("id -un; id -gn; pwd; echo $MODE; cat file; python3 -c 'print(40+2)'").await?;
+    ensure!(who == "app\ncrew\n/srv/app\nproduction\nhello\n42\n", "{who}");
+    let listed = host.server.post(&sandbox.path("/exec"), &json!({"command": LIST, "user": "root"})).await?;
+    ensure!(listed["exit_code"] == 0, "{listed}");
+    let ours = listed["stdout"].as_str().context("no output")?;
+    let (ours, theirs): (BTreeSet<_>, BTreeSet<_>) = (ours.lines().collect(), shown.lines().collect());
+    ensure!(theirs.len() > 1000, "{shown}");
+    let only_here = ours.difference(&theirs).map(|line| format!("only here: {line}"));
+    let only_there = theirs.difference(&ours).map(|line| format!("only there: {line}"));
+    let differences: Vec<_> = only_here.chain(only_there).take(40).collect();
+    ensure!(differences.is_empty(), "{}", differences.join("\n"));
     host.finish().await
 }
