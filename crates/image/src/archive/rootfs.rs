@@ -301,18 +301,16 @@ impl Writer<'_> {
 
     /// Names in a directory, in the reverse of their order.
     fn names(&self, fd: &OwnedFd) -> Result<Vec<Vec<u8>>> {
+        // One more than there may be is refused where it is unpacked.
+        let most = usize::try_from(self.limits.entries).unwrap_or(usize::MAX).saturating_add(3);
         let list = || -> Result<Vec<Vec<u8>>, Errno> {
             let names = Dir::read_from(fd)?.map(|e| e.map(|e| e.file_name().to_bytes().to_vec()));
-            let mut names = names.collect::<Result<Vec<_>, _>>()?;
+            let mut names = names.take(most).collect::<Result<Vec<_>, _>>()?;
             names.retain(|name| name != b"." && name != b"..");
             names.sort_by(|a, b| b.cmp(a));
             Ok(names)
         };
-        let names = list().map_err(|e| self.failed("list", e))?;
-        if self.links.len() as u64 + names.len() as u64 > self.limits.entries {
-            return Err(self.refused("has too many entries"));
-        }
-        Ok(names)
+        list().map_err(|e| self.failed("list", e))
     }
 
     fn refused(&self, why: &str) -> Error {

@@ -2,7 +2,7 @@
 
 use crate::{
     store::Work,
-    unpack::{Compression, Decoder, failed},
+    unpack::{Compression, Decoder, failed, space::room},
 };
 use stacyvm_provider::{Error, Result};
 use std::{
@@ -37,7 +37,7 @@ pub(super) fn spool(mut stream: impl Read, work: &Work, limit: u64) -> Result<Fi
         }
         if bytes - looked_at >= LOOK {
             looked_at = bytes;
-            room(&file, work)?;
+            room(&file, work.store().limits().layer.reserve_bytes)?;
         }
         file.write_all(&buffer[..read]).map_err(|e| failed("keep the archive", e))?;
     }
@@ -59,16 +59,4 @@ fn temporary(work: &Work) -> Result<File> {
         Ok(file)
     };
     open().map_err(|e| failed("keep the archive", e))
-}
-
-fn room(file: &File, work: &Work) -> Result<()> {
-    let there = rustix::fs::fstatvfs(file).map_err(|e| failed("look at the disk of the images", e))?;
-    let free = there.f_bavail.saturating_mul(there.f_frsize);
-    if free < work.store().limits().layer.reserve_bytes {
-        return Err(Error::resource_limit(format!(
-            "the disk of the images has {} MiB left, too little for this archive: make room there or remove images that are not used",
-            free >> 20
-        )));
-    }
-    Ok(())
 }

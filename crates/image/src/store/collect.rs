@@ -142,7 +142,7 @@ impl Store {
             let Some(diff_id) = digest_of(&name).filter(|d| !needed.contains(d)) else { continue };
             let place = self.layer(&diff_id);
             let record = files::read::<LayerRecord>(&place.join("layer.json"))?;
-            fs::rename(&place, work.directory().join(format!("{GONE}{name}")))
+            fs::rename(&place, work.directory().join(format!("{GONE}{}", files::next())))
                 .map_err(|e| failed(format_args!("remove {}", place.display()), e))?;
             layers += 1;
             bytes += record.map_or(0, |r| r.disk_bytes);
@@ -180,7 +180,7 @@ impl Store {
                     continue;
                 }
                 // Nobody finds it here any more, so nobody else removes it. It may be gone: somebody ended just now.
-                let _ = fs::rename(&directory, work.directory().join(format!("{GONE}{name}")));
+                let _ = fs::rename(&directory, work.directory().join(format!("{GONE}{}", files::next())));
             }
             // Locks of layers that nobody has: whoever wants one makes it again.
             let locks = self.root().join("locks");

@@ -8,10 +8,19 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 /// Largest record that is read: an image's configuration as large as may be, escaped.
 const LARGEST: u64 = 32 << 20;
+
+/// Tells apart what one process does at the same time.
+static COUNTER: AtomicU64 = AtomicU64::new(0);
+
+/// A number that this process has not used yet.
+pub(super) fn next() -> u64 {
+    COUNTER.fetch_add(1, Ordering::Relaxed)
+}
 
 /// Makes a directory that is its owner's only. `Ok` if it is there.
 pub(super) fn make_private(path: &Path) -> io::Result<()> {
@@ -34,7 +43,7 @@ pub(super) fn write(record: &impl Serialize, to: &Path, aside: &Path, durable: D
     let json =
         serde_json::to_vec(record).map_err(|e| Error::internal("a record cannot be written").because(e))?;
     let write = || {
-        let temporary = aside.join(to.file_name().unwrap_or_default());
+        let temporary = aside.join(format!("record-{}", next()));
         let mut options = fs::OpenOptions::new();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(&json)?;

@@ -16,12 +16,8 @@ use std::{
     fs::{self, File},
     io::Read,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
     time::{SystemTime, UNIX_EPOCH},
 };
-
-/// Tells apart what one process does at the same time.
-static COUNTER: AtomicU64 = AtomicU64::new(0);
 
 /// Somebody's work on images: a pull, an import. While it lives, the layers that it needs stay; what it had not finished
 /// goes with it.
@@ -48,7 +44,7 @@ impl Store {
     /// Those of making a directory, and `Unavailable` if another process keeps the store.
     pub fn work(&self) -> Result<Work> {
         let _lock = self.lock()?;
-        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let number = files::next();
         let nanoseconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let directory = self.staging().join(format!("{}-{nanoseconds:x}-{number}", std::process::id()));
         let doing = || format!("make {}", directory.display());
@@ -145,8 +141,7 @@ impl Work {
     }
 
     fn unpack(&self, archive: impl Read + Send) -> Result<(Staged, Unpacked)> {
-        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let staged = Staged(self.directory.join(format!("layer-{number}")));
+        let staged = Staged(self.directory.join(format!("layer-{}", files::next())));
         files::make_private(&staged.0).map_err(|e| failed(format_args!("make {}", staged.0.display()), e))?;
         let mut limits = self.store.limits().layer.clone();
         limits.disk_bytes = limits.disk_bytes.min(self.store.limits().bytes.unwrap_or(u64::MAX));

@@ -121,7 +121,7 @@ impl<R: Read> Read for Decoder<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
+    use crate::unpack::testing::gzip;
 
     fn read(archive: &[u8]) -> Result<(Compression, Vec<u8>)> {
         let mut decoder = Decoder::new(archive)?;
@@ -129,12 +129,6 @@ mod tests {
         decoder.read_to_end(&mut bytes).map_err(|e| Error::internal("read").because(e))?;
         assert_eq!(decoder.taken(), archive.len() as u64);
         Ok((decoder.compression(), bytes))
-    }
-
-    fn gzip(bytes: &[u8]) -> Vec<u8> {
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        encoder.write_all(bytes).unwrap();
-        encoder.finish().unwrap()
     }
 
     #[test]

@@ -13,8 +13,6 @@ use std::{
 const CHUNK: usize = 1 << 20;
 /// Chunks between the two.
 const CHUNKS: usize = 4;
-/// Decompressed bytes from which on the ratio counts: small files of zeros compress as well as any bomb.
-const RATIO_FROM: u64 = 1 << 30;
 
 /// What was read in the end.
 pub(super) struct Fed {
@@ -87,7 +85,7 @@ fn read(
         hasher.update(&chunk);
         bytes += chunk.len() as u64;
         let (taken, compressed) = (decoder.taken(), decoder.compression() != Compression::None);
-        let bomb = compressed && bytes > RATIO_FROM && bytes / limits.ratio.max(1) > taken;
+        let bomb = compressed && bytes > limits.ratio_above && bytes / limits.ratio.max(1) > taken;
         if bytes > limits.stream_bytes || bomb {
             let _ = full.send(Err(Error::resource_limit(format!(
                 "the archive unpacks to more than {bytes} bytes from {taken}: more than is allowed for one layer"

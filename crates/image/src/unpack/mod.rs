@@ -15,7 +15,7 @@ mod feed;
 mod header;
 pub(crate) mod path;
 mod pax;
-mod space;
+pub(crate) mod space;
 mod sparse;
 mod tree;
 mod write;
@@ -47,8 +47,10 @@ pub struct Limits {
     pub entries: u64,
     /// Bytes of the archive once decompressed.
     pub stream_bytes: u64,
-    /// Above 1 GiB of decompressed bytes, how many of them there may be for one compressed byte.
+    /// How many decompressed bytes there may be for one compressed byte,
     pub ratio: u64,
+    /// once there are more than this many: small files of zeros compress as well as any bomb.
+    pub ratio_above: u64,
     /// Bytes of disk that the files may take.
     pub disk_bytes: u64,
     /// Apparent size of one file, holes included.
@@ -71,6 +73,7 @@ impl Default for Limits {
             entries: 1_000_000,
             stream_bytes: 64 << 30,
             ratio: 250,
+            ratio_above: 1 << 30,
             disk_bytes: 64 << 30,
             file_bytes: 1 << 40,
             path_bytes: 4095,

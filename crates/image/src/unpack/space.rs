@@ -1,7 +1,10 @@
 //! What was made so far, and whether there is room for more: on the disk, and within the limits.
 
 use super::{Limits, exceeded, failed};
-use rustix::fd::OwnedFd;
+use rustix::{
+    fd::{AsFd, OwnedFd},
+    fs::StatVfs,
+};
 use stacyvm_provider::{Error, Result};
 
 /// Bytes of data, and entries, between two looks at the filesystem. Less than is kept free.
@@ -56,17 +59,7 @@ impl<'a> Space<'a> {
             return Ok(());
         }
         self.looked_at = Some((self.entries, self.disk_bytes));
-        let there =
-            rustix::fs::fstatvfs(&self.directory).map_err(|e| failed("look at the disk of the images", e))?;
-        let free = there.f_bavail.saturating_mul(there.f_frsize);
-        let reserve = self.limits.reserve_bytes;
-        if free < reserve {
-            return Err(Error::resource_limit(format!(
-                "the disk of the images has {} MiB left, of which {} MiB are kept free: make room there or remove images that are not used",
-                free >> 20,
-                reserve >> 20
-            )));
-        }
+        let there = room(&self.directory, self.limits.reserve_bytes)?;
         // Filesystems that make inodes as they need them report none.
         if there.f_files > 0 && there.f_favail < RESERVE_FILES {
             return Err(Error::resource_limit(
@@ -75,4 +68,21 @@ impl<'a> Space<'a> {
         }
         Ok(())
     }
+}
+
+/// Checks that the filesystem of `file` has more than `reserve` bytes left.
+///
+/// # Errors
+/// `ResourceLimit` if it has not.
+pub(crate) fn room(file: impl AsFd, reserve: u64) -> Result<StatVfs> {
+    let there = rustix::fs::fstatvfs(file).map_err(|e| failed("look at the disk of the images", e))?;
+    let free = there.f_bavail.saturating_mul(there.f_frsize);
+    if free < reserve {
+        return Err(Error::resource_limit(format!(
+            "the disk of the images has {} MiB left, of which {} MiB are kept free: make room there or remove images that are not used",
+            free >> 20,
+            reserve >> 20
+        )));
+    }
+    Ok(there)
 }

@@ -6,6 +6,7 @@ use stacyvm_provider::Result;
 use std::{
     collections::BTreeMap,
     fs,
+    io::Write,
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
 };
@@ -90,6 +91,12 @@ pub(crate) fn unpacked(archive: &[u8], limits: &Limits) -> (tempfile::TempDir, R
     let tmp = tempfile::tempdir().unwrap();
     let result = unpack(archive, tmp.path(), limits);
     (tmp, result)
+}
+
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
 }
 
 /// One thing in a directory.

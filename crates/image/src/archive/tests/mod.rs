@@ -8,13 +8,12 @@ use super::{Import, Kind, Source};
 use crate::{
     Digest, ImageConfig, Platform,
     store::{Image, Store, StoreLimits},
-    unpack::testing::{Archive, Thing, things},
+    unpack::testing::{Archive, Thing, gzip, things},
 };
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     fs,
-    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -26,12 +25,6 @@ fn store() -> (tempfile::TempDir, Store) {
 
 fn import(store: &Store, archive: &[u8]) -> stacyvm_provider::Result<Vec<Image>> {
     store.import(Source::Stream(Box::new(archive)), &Import::default())
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
 }
 
 /// An image that tools would save: two layers and a configuration.

@@ -1,6 +1,7 @@
 //! Several threads and processes with one store.
 
 use super::*;
+use crate::{LayerMedia, Sink};
 use std::{
     io::Read,
     process::Command,
@@ -55,6 +56,30 @@ fn ten_threads_that_want_a_layer_unpack_it_once() {
     assert_eq!((made.into_inner(), readers.into_inner()), (1, 1));
     assert_eq!(store.list().unwrap().len(), 1);
     assert!(listed(&store, "staging").is_empty() && listed(&store, "locks").is_empty());
+}
+
+/// Pulls of one process share their place to work.
+#[test]
+fn one_process_adds_many_layers_at_once() {
+    let tmp = tempfile::tempdir().unwrap();
+    let store = open(tmp.path());
+    let _pull = store.begin().unwrap();
+    thread::scope(|scope| {
+        for number in 0..8 {
+            let store = &store;
+            scope.spawn(move || {
+                for round in 0..6 {
+                    let (id, archive) = layer(&format!("f{number}-{round}"), 1 + number * 1000);
+                    fs::write(store.partial(&id), &archive).unwrap();
+                    store.add_layer(&id, LayerMedia::Tar, &store.partial(&id)).unwrap();
+                    let bytes = (1 + number as u64 * 1000).next_multiple_of(4096);
+                    let image = store.work().unwrap().image(&config(&[&id]), &Origin::default(), &[]).unwrap();
+                    assert_eq!(image.disk_bytes, bytes, "its own record");
+                }
+            });
+        }
+    });
+    assert_eq!(store.list().unwrap().len(), 48);
 }
 
 #[test]

@@ -204,6 +204,16 @@ fn bombs_are_stopped_at_their_limits() {
         assert_eq!(error.kind(), ErrorKind::ResourceLimit);
         assert!(error.message().contains("more than is allowed for one layer"), "{error}");
     }
+    // Within what one layer may have, but from next to nothing.
+    let limits = Limits { ratio_above: 8 << 20, ..Limits::default() };
+    for bomb in [gzip(&zeros), zstd::encode_all(zeros.as_slice(), 3).unwrap()] {
+        let allowed = Limits { ratio: 10_000_000, ..limits.clone() };
+        assert!(unpacked(&bomb, &allowed).1.is_ok());
+        let strict = Limits { ratio: 100, ..limits.clone() };
+        assert_eq!(unpacked(&bomb, &strict).1.unwrap_err().kind(), ErrorKind::ResourceLimit);
+    }
+    // What is not compressed has no ratio.
+    assert!(unpacked(&zeros, &Limits { ratio: 0, ..limits }).1.is_ok());
     // Few bytes sent, very many files.
     let mut many = Archive::default();
     for n in 0..2000 {

@@ -8,20 +8,14 @@ mod tools;
 
 use super::{
     Limits,
-    testing::{Archive, things, unpacked},
+    testing::{Archive, gzip, things, unpacked},
 };
 use crate::Digest;
-use std::{fs, io::Write, path::Path};
+use std::{fs, path::Path};
 
 fn good(archive: &[u8]) -> (tempfile::TempDir, super::Unpacked) {
     let (tmp, result) = unpacked(archive, &Limits::default());
     (tmp, result.unwrap())
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
 }
 
 #[test]
