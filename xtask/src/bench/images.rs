@@ -76,7 +76,12 @@ pub(super) async fn unpack(binary: PathBuf, samples: usize) -> Result<Vec<Compar
             succeed(Command::new("sync").arg("-f").arg(to.path()))?;
             theirs.values.push(rate(start));
         }
-        report.push(compare(&format!("unpack {} MiB, {what}", plain >> 20), "MiB/s", true, vec![ours, theirs]));
+        report.push(compare(
+            &format!("unpack {} MiB, {what}", plain >> 20),
+            "MiB/s",
+            true,
+            vec![ours, theirs],
+        ));
     }
     Ok(report)
 }
@@ -88,7 +93,9 @@ pub(super) async fn pull(binary: PathBuf, samples: usize) -> Result<Vec<Comparis
         (Ok(registry), Ok(engine)) if !registry.is_empty() => (format!("{registry}/{PULLED}"), engine),
         _ => {
             let mut comparison = compare(scenario, "ms", false, Vec::new());
-            comparison.not_run.push("there is no registry and no Docker Engine: see scripts/setup-test-host.sh".to_owned());
+            comparison
+                .not_run
+                .push("there is no registry and no Docker Engine: see scripts/setup-test-host.sh".to_owned());
             return Ok(vec![comparison]);
         }
     };

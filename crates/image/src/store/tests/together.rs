@@ -73,7 +73,8 @@ fn one_process_adds_many_layers_at_once() {
                     fs::write(store.partial(&id), &archive).unwrap();
                     store.add_layer(&id, LayerMedia::Tar, &store.partial(&id)).unwrap();
                     let bytes = (1 + number as u64 * 1000).next_multiple_of(4096);
-                    let image = store.work().unwrap().image(&config(&[&id]), &Origin::default(), &[]).unwrap();
+                    let image =
+                        store.work().unwrap().image(&config(&[&id]), &Origin::default(), &[]).unwrap();
                     assert_eq!(image.disk_bytes, bytes, "its own record");
                 }
             });

@@ -67,12 +67,7 @@ pub(crate) fn is_stored(name: &str) -> bool {
 ///
 /// # Errors
 /// `InvalidArgument` for one that no sandbox can be made of.
-pub(crate) fn stored(
-    name: &str,
-    rootfs: &Rootfs,
-    images: &Images,
-    one_user: bool,
-) -> Result<Image> {
+pub(crate) fn stored(name: &str, rootfs: &Rootfs, images: &Images, one_user: bool) -> Result<Image> {
     let lower = images.layers();
     let broken =
         |e: io::Error| Error::internal(format!("the layers of the image {name} cannot be read")).because(e);

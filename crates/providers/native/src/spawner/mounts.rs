@@ -145,8 +145,10 @@ fn mount_root(setup: &Setup, image: &Layers) -> Result<Upper, Failure> {
 
 /// No path of the host is in the options: none can be misread there, and none can be read from inside.
 fn overlay(image: &Layers, upper: &str, work: &str) -> Result<(), Errno> {
-    // Attributes of its own that a user without privileges may set too.
-    let attributes = if rustix::process::geteuid().is_root() { "" } else { ",userxattr" };
+    // Without privileges: attributes that such a user may set, too, and none of the marks of a volatile layer, which he could not
+    // remove.
+    let (attributes, volatile) =
+        if rustix::process::geteuid().is_root() { ("", ",volatile") } else { (",userxattr", "") };
     let mount = |more: &str| {
         let options = format!(
             "lowerdir={},upperdir={upper},workdir={work},index=off,metacopy=off{attributes}{more}",
@@ -156,7 +158,7 @@ fn overlay(image: &Layers, upper: &str, work: &str) -> Result<(), Errno> {
         mount("overlay", "root", "overlay", MountFlags::NOSUID | MountFlags::NODEV, options.as_c_str())
     };
     // Nothing reads these files again once the sandbox is gone, so nobody is to wait for the disk, at the end least of all.
-    match mount(",volatile") {
+    match mount(volatile) {
         // Before Linux 5.10.
         Err(Errno::INVAL) => mount(""),
         result => result,
