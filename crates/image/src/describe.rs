@@ -1,7 +1,7 @@
 //! Images in the words of the API.
 
 use crate::{
-    Image, Platform,
+    Image,
     store::{Collected, Removed},
 };
 use stacyvm_types::{ImageSettings, PrunedImages, RemovedImage};
@@ -26,7 +26,7 @@ impl From<Image> for stacyvm_types::Image {
         Self {
             id: image.id.to_string(),
             names: image.names.iter().map(ToString::to_string).collect(),
-            platform: platform(&image.platform),
+            platform: image.platform.to_string(),
             size_bytes: image.disk_bytes,
             layers: image.layers.len() as u64,
             source: image.source,
@@ -69,10 +69,6 @@ impl From<Collected> for PrunedImages {
             bytes: collected.bytes,
         }
     }
-}
-
-fn platform(platform: &Platform) -> String {
-    platform.to_string()
 }
 
 /// To the second: the filesystem's nanoseconds say nothing to people.

@@ -238,7 +238,8 @@ impl Inner {
 
     /// Makes the sandbox, or what is missing of it. The caller has its turn.
     pub(crate) async fn create(self: &Arc<Self>, id: &SandboxId, spec: &SandboxSpec) -> Result<()> {
-        let made = match self.look_or_make(id, spec).await? {
+        // Until it has started, it is being made.
+        let (made, _making) = match self.look_or_make(id, spec).await? {
             Found::Made(made, making) => (made, making),
             Found::There(Look::Running { spec: Some(there), .. }) if there != *spec => {
                 return Err(Error::invalid_argument(format!("sandbox {id} exists and is another one")));
@@ -254,7 +255,6 @@ impl Inner {
             }
             Found::There(_) => self.make_again(id, spec).await?,
         };
-        let (made, _making) = made;
         let started = match made {
             Ok(made) => self.started(id, made).await,
             Err(e) => Err(e),
