@@ -25,11 +25,7 @@ pub(crate) fn open(config: &Config) -> Result<Images> {
         ca_file: wanted.ca_file.clone(),
         ..Settings::default()
     };
-    let policy = match wanted.pull_policy.as_str() {
-        "always" => PullPolicy::Always,
-        "never" => PullPolicy::Never,
-        _ => PullPolicy::Missing,
-    };
+    let policy = PullPolicy::from(&*wanted.pull_policy);
     Images::open(ImagesConfig { root, limits, registries, policy })
         .map_err(|error| Failure::new(error.to_string(), "see the keys images.* in `stacyvm config show`"))
 }

@@ -5,9 +5,9 @@ use crate::{
     lock::Lock,
 };
 use stacyvm_config::Config;
-use stacyvm_image::Images;
+use stacyvm_image::{Images, PullPolicy};
 use stacyvm_provider::{Provider, mock::MockProvider};
-use stacyvm_provider_docker::{DockerConfig, DockerProvider, Network, PullPolicy, Seccomp, Ulimit};
+use stacyvm_provider_docker::{DockerConfig, DockerProvider, Network, Seccomp, Ulimit};
 use stacyvm_provider_native::{NativeConfig, NativeProvider, NetworkConfig, SpawnerCommand};
 use std::{
     collections::HashSet,
@@ -170,11 +170,7 @@ fn docker_config(
         tmpfs: docker.tmpfs,
         ulimits: docker.ulimits.into_iter().map(|(name, soft, hard)| Ulimit { name, soft, hard }).collect(),
         disk_size_mb: docker.disk_size_mb,
-        pull_policy: match docker.pull_policy.as_str() {
-            "always" => PullPolicy::Always,
-            "never" => PullPolicy::Never,
-            _ => PullPolicy::Missing,
-        },
+        pull_policy: PullPolicy::from(&*docker.pull_policy),
         platform: docker.platform,
         auth_file: docker.auth_file,
         preview_domain: config.server.preview_domain.clone(),

@@ -35,6 +35,17 @@ pub enum PullPolicy {
     Never,
 }
 
+impl From<&str> for PullPolicy {
+    /// `always`, `never`, and anything else for what is missing.
+    fn from(word: &str) -> Self {
+        match word {
+            "always" => Self::Always,
+            "never" => Self::Never,
+            _ => Self::Missing,
+        }
+    }
+}
+
 type Running = Shared<BoxFuture<'static, Result<Arc<Pulled>>>>;
 
 /// Pulls images into a [`Sink`].

@@ -1,5 +1,6 @@
 //! What the provider is told when it is made.
 
+use stacyvm_image::PullPolicy;
 use std::{collections::BTreeMap, path::PathBuf};
 
 /// Settings of a [`crate::DockerProvider`].
@@ -130,17 +131,6 @@ impl From<&str> for Seccomp {
             path => Self::Profile(path.into()),
         }
     }
-}
-
-/// When images are pulled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PullPolicy {
-    /// Before each create, so that a tag which has moved is noticed.
-    Always,
-    /// When the daemon does not have it.
-    Missing,
-    /// By somebody else.
-    Never,
 }
 
 /// Limit of single processes.

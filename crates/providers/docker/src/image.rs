@@ -1,12 +1,12 @@
 //! The image of a sandbox: there, or pulled as the policy says.
 
 use crate::{
-    config::PullPolicy,
     failure::{failed, is_missing},
     pull::Pulls,
     reference,
 };
 use bollard::{Docker, models::ImageInspect};
+use stacyvm_image::PullPolicy;
 use stacyvm_provider::{Error, Result};
 
 /// Sees to it that the daemon has `image`.

@@ -25,5 +25,5 @@ mod stats;
 mod volume;
 mod watch;
 
-pub use config::{DockerConfig, Network, PullPolicy, Seccomp, Ulimit};
+pub use config::{DockerConfig, Network, Seccomp, Ulimit};
 pub use provider::DockerProvider;
