@@ -11,6 +11,7 @@ mod network;
 mod processes;
 mod streams;
 mod syscalls;
+mod terminal;
 
 use std::{ffi::OsString, os::unix::ffi::OsStrExt, time::Duration};
 
@@ -79,6 +80,8 @@ fn run(command: &str, args: &Args) -> Result {
     match command {
         "echo" => streams::echo(args),
         "args" => streams::args(args),
+        "terminal" => terminal::look(),
+        "sizes" => terminal::sizes(),
         "cat" => streams::cat(),
         "stdin-hash" => streams::stdin_hash(),
         "bytes" => streams::bytes(args),

@@ -21,6 +21,7 @@ mod result;
 mod scratch;
 mod signals;
 mod stdio;
+mod terminal;
 
 use clap::Parser;
 use cli::{Cli, Command};

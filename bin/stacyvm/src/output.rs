@@ -1,6 +1,6 @@
 //! What commands print: lines, tables, JSON. A reader that goes away ends the command without a word.
 
-use crate::failure::Result;
+use crate::{failure::Result, terminal};
 use rustix::termios::{isatty, tcgetwinsize};
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
@@ -28,7 +28,8 @@ pub(crate) fn json(value: &impl Serialize) -> Result<()> {
 /// A note on standard error.
 pub(crate) fn note(text: impl std::fmt::Display) {
     // Notes are a courtesy: a standard error that is gone must not end the command.
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let end = if terminal::is_taken() { "\r\n" } else { "\n" };
+    let _ = write!(io::stderr().lock(), "{text}{end}");
 }
 
 /// Colours are wanted on standard output: it is a terminal, and nobody said no.

@@ -20,6 +20,7 @@ pub(crate) fn from_exec(request: ExecRequest) -> Result<EngineExec, ApiError> {
         stdin: false,
         timeout: timeout(request.timeout)?,
         tag: String::new(),
+        pty: None,
     })
 }
 
@@ -37,6 +38,7 @@ pub(crate) fn from_start(request: StartProcess) -> Result<EngineExec, ApiError> 
         stdin: request.stdin,
         timeout: timeout(request.timeout)?,
         tag: request.tag,
+        pty: request.pty,
     })
 }
 

@@ -261,6 +261,7 @@ mod tests {
             output_open: false,
             stdin_open: false,
             stdin_offset: 0,
+            pty: None,
         }))
     }
 

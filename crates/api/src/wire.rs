@@ -35,6 +35,7 @@ pub(crate) fn process(info: ProcessInfo) -> Process {
         output_open: info.output_open,
         stdin_open: info.stdin_open,
         stdin_offset: info.stdin_offset,
+        pty: info.pty,
     }
 }
 
@@ -104,6 +105,7 @@ mod tests {
             output_open: false,
             stdin_open: false,
             stdin_offset: 0,
+            pty: None,
         }
     }
 

@@ -8,7 +8,7 @@ use crate::{
 use bytes::Bytes;
 use reqwest::{Method, header::CONTENT_TYPE};
 use stacyvm_types::{
-    ExecRequest, Process, Records, SignalName, SignalReply, SignalRequest, StartProcess, StdinAck,
+    ExecRequest, Process, PtySize, Records, SignalName, SignalReply, SignalRequest, StartProcess, StdinAck,
     StreamRecord,
 };
 use std::time::Duration;
@@ -117,6 +117,15 @@ impl Client {
         let reply: SignalReply =
             self.post(&["sandboxes", id, "processes", process, "signal"], &request).await?;
         Ok(reply.delivered)
+    }
+
+    /// Gives its terminal another size.
+    ///
+    /// # Errors
+    /// As the server says.
+    pub async fn resize(&self, id: &str, process: &str, size: PtySize) -> Result<()> {
+        let _: PtySize = self.post(&["sandboxes", id, "processes", process, "resize"], &size).await?;
+        Ok(())
     }
 
     /// The process once it has ended, or as it is after `timeout` (at most 60 s).

@@ -40,6 +40,8 @@ pub enum Need {
     Stats,
     /// [`Capabilities::pause`].
     Pause,
+    /// [`Capabilities::pty`].
+    Pty,
     /// [`Capabilities::oom_ends_sandbox`].
     OomEndsSandbox,
     /// The opposite of [`Capabilities::oom_ends_sandbox`].
@@ -62,6 +64,7 @@ impl Need {
             Self::Isolated => (capabilities.isolated, "isolated"),
             Self::Stats => (capabilities.stats, "stats"),
             Self::Pause => (capabilities.pause, "pause"),
+            Self::Pty => (capabilities.pty, "pty"),
             Self::OomEndsSandbox => (capabilities.oom_ends_sandbox, "oom_ends_sandbox"),
             Self::OomEndsProcess => {
                 return capabilities

@@ -137,6 +137,9 @@ fn spec(request: ExecRequest, deadline: Option<Duration>) -> Result<ProcessSpec>
     if request.env.keys().any(|name| name.is_empty() || name.contains('=')) {
         return Err(Error::bad_request("names of environment variables cannot be empty or contain '='"));
     }
+    if request.pty.is_some_and(|size| !size.is_possible()) {
+        return Err(Error::bad_request("a terminal has at least one row and one column"));
+    }
     if request.tag.len() > TAG_BYTES {
         return Err(Error::bad_request("tag must be at most 256 bytes"));
     }
@@ -162,6 +165,7 @@ fn spec(request: ExecRequest, deadline: Option<Duration>) -> Result<ProcessSpec>
         deadline,
         log_bytes: None,
         tag: request.tag,
+        pty: request.pty,
     })
 }
 
@@ -477,6 +481,7 @@ fn report_failure(core: &Core, target: &Target, process: &str, error: &Error) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use stacyvm_types::PtySize;
 
     fn limits(default: u64, max: u64) -> Limits {
         Limits {
@@ -523,6 +528,7 @@ mod tests {
             ExecRequest { env: [(String::new(), "x".into())].into(), ..ok.clone() },
             ExecRequest { process_id: Some("a/b".into()), ..ok.clone() },
             ExecRequest { process_id: Some(String::new()), ..ok.clone() },
+            ExecRequest { pty: Some(PtySize { rows: 0, cols: 80 }), ..ok.clone() },
             ExecRequest { tag: "t".repeat(257), ..ok },
         ];
         for request in bad {

@@ -1,7 +1,7 @@
 //! What callers ask for, before anything is checked, and what a synchronous exec answers.
 
 use stacyvm_provider::ProcessInfo;
-use stacyvm_types::SandboxState;
+use stacyvm_types::{PtySize, SandboxState};
 use std::{collections::BTreeMap, time::Duration};
 
 /// A sandbox as asked for. `None` (and for old clients an empty text or a zero) means the default.
@@ -66,6 +66,8 @@ pub struct ExecRequest {
     pub timeout: Option<Duration>,
     /// The caller's words, at most 256 bytes.
     pub tag: String,
+    /// A terminal of this size instead of pipes.
+    pub pty: Option<PtySize>,
 }
 
 /// Result of a synchronous exec. A deadline that ran out is not an error here: `process.timed_out` says so, and what was

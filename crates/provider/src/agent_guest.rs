@@ -9,7 +9,8 @@ mod files;
 mod processes;
 
 use crate::{
-    Error, Guest, OutputStream, ProcessInfo, ProcessSpec, ReadRange, Result, Signal, StdinAck, WriteFile,
+    Error, Guest, OutputStream, ProcessInfo, ProcessSpec, PtySize, ReadRange, Result, Signal, StdinAck,
+    WriteFile,
     guest::{ByteStream, FileEntry},
 };
 use async_trait::async_trait;
@@ -129,6 +130,10 @@ impl Guest for AgentGuest {
 
     async fn write_stdin(&self, id: &str, offset: u64, data: Bytes, eof: bool) -> Result<StdinAck> {
         self.send_stdin(id, offset, data, eof).await
+    }
+
+    async fn resize(&self, id: &str, size: PtySize) -> Result<()> {
+        self.resize_pty(id, size).await
     }
 
     async fn signal(&self, id: &str, signal: Signal, tree: bool) -> Result<bool> {

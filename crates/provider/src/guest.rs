@@ -12,7 +12,7 @@ use crate::Result;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use stacyvm_types::Limit;
+use stacyvm_types::{Limit, PtySize};
 use std::{
     collections::BTreeMap,
     time::{Duration, SystemTime},
@@ -34,7 +34,7 @@ pub trait Guest: Send + Sync + 'static {
     /// # Errors
     /// `NotFound` if the command or the working directory does not exist, `InvalidArgument` for a bad spec (also a file
     /// that cannot be executed), `ResourceLimit` if the sandbox has no room for another process, `Unsupported` for a
-    /// user that this runtime does not offer.
+    /// user that this runtime does not offer, or a terminal.
     async fn start(&self, spec: &ProcessSpec) -> Result<ProcessInfo>;
 
     /// Output of a process from `offset` on. With `follow`, ends with [`OutputEvent::Exit`] once the process has ended
@@ -58,11 +58,19 @@ pub trait Guest: Send + Sync + 'static {
     }
 
     /// Writes to stdin at the absolute position `offset`; bytes before what was accepted already are skipped, so a retry
-    /// writes nothing twice. `data` is at most 64 KiB. Returns after at most a second, also when nothing was taken.
+    /// writes nothing twice. `data` is at most 64 KiB. Returns after at most a second, also when nothing was taken. In a
+    /// terminal `eof` types the end of input, so that what was typed before is read first and the terminal stays.
     ///
     /// # Errors
     /// `NotFound`; `InvalidArgument` if the process has no stdin or `offset` is ahead of what was accepted.
     async fn write_stdin(&self, id: &str, offset: u64, data: Bytes, eof: bool) -> Result<StdinAck>;
+
+    /// Gives the terminal of a process another size; what runs in its foreground gets `SIGWINCH`. Nothing happens to one
+    /// that has ended.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` if the process has no terminal, or for a size without room.
+    async fn resize(&self, id: &str, size: PtySize) -> Result<()>;
 
     /// Sends a signal to the leader, or with `tree` to it and all its descendants (also those in other sessions);
     /// `SIGKILL` to a tree repeats until none is left. False if it had ended already.
@@ -180,6 +188,9 @@ pub struct ProcessSpec {
     pub log_bytes: Option<u64>,
     /// The caller's words.
     pub tag: String,
+    /// Instead of pipes, a terminal of this size that controls the process's session. Stdout and stderr are one then
+    /// ([`StdStream::Stdout`]), and stdin is open.
+    pub pty: Option<PtySize>,
 }
 
 /// A process as it is now.
@@ -221,6 +232,8 @@ pub struct ProcessInfo {
     pub stdin_open: bool,
     /// Stdin bytes accepted so far.
     pub stdin_offset: u64,
+    /// Its terminal, as large as it was made last.
+    pub pty: Option<PtySize>,
 }
 
 /// How a process ended.

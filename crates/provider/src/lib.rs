@@ -23,4 +23,4 @@ pub use provider::{
     RuntimeState, RuntimeStats,
 };
 pub use spec::{Capabilities, SandboxId, SandboxSpec, SpecError};
-pub use stacyvm_types::Limit;
+pub use stacyvm_types::{Limit, PtySize};

@@ -156,4 +156,6 @@ pub struct Capabilities {
     /// `SandboxSpec::disk_mb` is enforced. False also where that is not known beforehand; what cannot be enforced is refused
     /// when it is asked for.
     pub disk_limit: bool,
+    /// Processes may have a terminal (`ProcessSpec::pty`).
+    pub pty: bool,
 }

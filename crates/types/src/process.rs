@@ -44,6 +44,30 @@ pub struct StartProcess {
     /// The caller's words, shown in lists; at most 256 bytes.
     #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
     pub tag: String,
+    /// Give it a terminal of this size instead of pipes. All output is stdout then, and stdin can always be written to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pty: Option<PtySize>,
+}
+
+/// Size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PtySize {
+    /// Lines, at least 1.
+    #[schema(minimum = 1)]
+    pub rows: u16,
+    /// Characters in a line, at least 1.
+    #[schema(minimum = 1)]
+    pub cols: u16,
+}
+
+impl PtySize {
+    /// What a terminal has of which nobody knows better.
+    pub const USUAL: Self = Self { rows: 24, cols: 80 };
+
+    /// Whether a terminal can have it.
+    pub fn is_possible(self) -> bool {
+        self.rows > 0 && self.cols > 0
+    }
 }
 
 /// Whether and how a process ended.
@@ -113,6 +137,9 @@ pub struct Process {
     pub stdin_open: bool,
     /// Stdin bytes accepted so far.
     pub stdin_offset: u64,
+    /// Size of its terminal; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pty: Option<PtySize>,
 }
 
 /// Answer to a stdin write.

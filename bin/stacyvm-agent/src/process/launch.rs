@@ -2,10 +2,9 @@
 
 use super::{
     Facts, Process, Shared,
+    ends::{Ends, Ours, Theirs},
     limits::{Hit, Limits},
-    pump,
-    stdin::Stdin,
-    unix_ms,
+    pump, unix_ms,
     watcher::{self, Departure},
 };
 use crate::{
@@ -22,10 +21,9 @@ use crate::{
     zygote::{Asked, Supervised, Zygote},
 };
 use rustix::{
-    fs::{Gid, MemfdFlags, Mode, OFlags, Uid, fchown, memfd_create},
+    fs::{MemfdFlags, Mode, OFlags, memfd_create},
     io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, socketpair},
-    pipe::{PipeFlags, pipe_with},
 };
 use stacyvm_guest::{
     limits,
@@ -80,7 +78,7 @@ pub(super) struct Launched {
     supervisor: Option<Supervised>,
     zygote: Arc<Zygote>,
     stdout: pipe::Receiver,
-    stderr: pipe::Receiver,
+    stderr: Option<pipe::Receiver>,
     limits: Arc<Limits>,
 }
 
@@ -118,7 +116,7 @@ pub(super) fn validate(request: &StartRequest) -> Result<()> {
     if request.tag.len() > TAG {
         return bad("the tag is longer than 1024 bytes");
     }
-    Ok(())
+    Ends::of(request).map(drop)
 }
 
 impl Launcher {
@@ -135,6 +133,7 @@ impl Launcher {
         let account = self.account(&request.user)?;
         let cwd = if request.cwd.is_empty() { self.config.workdir.clone() } else { request.cwd.clone() };
         let cwd_path = SandboxPath::parse(&cwd)?;
+        let ends = Ends::of(&request)?;
         let encoded = self.encode(&request, &account);
         let counts = self.limits.counts();
         let mut again = true;
@@ -143,7 +142,7 @@ impl Launcher {
                 .root
                 .open(&cwd_path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
                 .map_err(|errno| Fail::errno(&format!("the working directory {cwd}"), errno))?;
-            let (mut begun, first) = self.begin(&encoded, directory, &account, request.stdin).await?;
+            let (mut begun, first) = self.begin(&encoded, directory, &account, &ends).await?;
             match first {
                 First::Started { pid } => break (begun, pid),
                 First::Failed { step, errno } => return Err(refusal(&request.argv[0], &cwd, step, errno)),
@@ -175,7 +174,7 @@ impl Launcher {
             number,
             counts,
         };
-        let process = Arc::new(Process::new(facts, Stdin::new(ours.stdin), commands, shared));
+        let process = Arc::new(Process::new(facts, ours.stdin, ours.pty, commands, shared));
         // Whoever started it has yet to attach.
         process.hold(0);
         Ok(Launched {
@@ -195,11 +194,10 @@ impl Launcher {
         request: &[u8],
         cwd: OwnedFd,
         account: &Account,
-        with_stdin: bool,
+        ends: &Ends,
     ) -> Result<(Begun, First)> {
         let trouble = |errno| Fail::errno("starting a process", errno);
-        let (parts, (control, ours)) =
-            self.descriptors(request, cwd, account, with_stdin).map_err(trouble)?;
+        let (parts, control, ours) = self.descriptors(request, cwd, account, ends).map_err(trouble)?;
         let asked = self.zygote.start(&parts).await;
         // The process must be the only one to hold its ends, or the end of its output would never be seen.
         drop(parts);
@@ -255,8 +253,9 @@ impl Launcher {
 
     fn encode(&self, request: &StartRequest, account: &Account) -> Vec<u8> {
         let home = self.root.host_path(&account.home);
+        let terminal: &[u8] = if request.pty.is_some() { b"xterm-256color" } else { b"xterm" };
         let mut env: BTreeMap<&str, &[u8]> =
-            BTreeMap::from([("PATH", PATH.as_bytes()), ("LANG", b"C.UTF-8"), ("TERM", b"xterm")]);
+            BTreeMap::from([("PATH", PATH.as_bytes()), ("LANG", b"C.UTF-8"), ("TERM", terminal)]);
         env.extend(self.config.environment.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
         env.extend([("HOME", home.as_os_str().as_bytes()), ("USER", account.name.as_bytes())]);
         env.extend(request.env.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
@@ -269,6 +268,7 @@ impl Launcher {
             path,
             argv: request.argv.iter().map(|argument| argument.as_bytes().to_vec()).collect(),
             env: env.iter().map(|(name, value)| [name.as_bytes(), b"=", value].concat()).collect(),
+            terminal: request.pty.is_some(),
         };
         encoded.encode()
     }
@@ -289,35 +289,19 @@ impl Launcher {
         request: &[u8],
         cwd: OwnedFd,
         account: &Account,
-        with_stdin: bool,
-    ) -> Result<(Parts, (UnixStream, Ours)), Errno> {
+        ends: &Ends,
+    ) -> Result<(Parts, UnixStream, Ours), Errno> {
         let mut file = File::from(memfd_create("request", MemfdFlags::CLOEXEC)?);
         file.write_all(request).map_err(|error| errno_of(&error))?;
         let (control, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        // Owned by the user, so that the process may open them again as /dev/stdout and /dev/stderr.
-        let own = |pipe: &OwnedFd| match self.config.root {
-            Some(_) => Ok(()),
-            None => fchown(pipe, Some(Uid::from_raw(account.uid)), Some(Gid::from_raw(account.gid))),
-        };
-        let (stdin, stdin_writer) = pipe_with(PipeFlags::CLOEXEC)?;
-        let (stdout_reader, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
-        let (stderr_reader, stderr) = pipe_with(PipeFlags::CLOEXEC)?;
-        for pipe in [&stdin, &stdout, &stderr] {
-            own(pipe)?;
-        }
-        let (stdin, stdin_writer) = if with_stdin {
-            (stdin, Some(stdin_writer))
-        } else {
-            match rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-                Ok(null) => (null, None),
-                // A pipe whose other end is closed reads as empty too.
-                Err(_) => (stdin, None),
-            }
-        };
-        let ours = Ours::new(control, stdin_writer, stdout_reader, stderr_reader)
-            .map_err(|error| errno_of(&error))?;
-        Ok((Parts { request: file.into(), control: theirs, cwd, stdin, stdout, stderr }, ours))
+        let control = std::os::unix::net::UnixStream::from(control);
+        let control = control.set_nonblocking(true).and_then(|()| UnixStream::from_std(control));
+        // Where paths of the sandbox are not paths of the kernel, everybody is the user that we are.
+        let owner = self.config.root.is_none().then_some((account.uid, account.gid));
+        let (Theirs { stdin, stdout, stderr }, ours) = ends.make(owner)?;
+        let parts = Parts { request: file.into(), control: theirs, cwd, stdin, stdout, stderr };
+        Ok((parts, control.map_err(|error| errno_of(&error))?, ours))
     }
 }
 
@@ -335,31 +319,6 @@ enum First {
     Started { pid: i32 },
     Failed { step: Step, errno: Errno },
     Nothing,
-}
-
-/// Our ends of what a process gets.
-struct Ours {
-    stdin: Option<pipe::Sender>,
-    stdout: pipe::Receiver,
-    stderr: pipe::Receiver,
-}
-
-impl Ours {
-    fn new(
-        control: OwnedFd,
-        stdin: Option<OwnedFd>,
-        stdout: OwnedFd,
-        stderr: OwnedFd,
-    ) -> std::io::Result<(UnixStream, Self)> {
-        let control = std::os::unix::net::UnixStream::from(control);
-        control.set_nonblocking(true)?;
-        let ours = Self {
-            stdin: stdin.map(pipe::Sender::from_owned_fd).transpose()?,
-            stdout: pipe::Receiver::from_owned_fd(stdout)?,
-            stderr: pipe::Receiver::from_owned_fd(stderr)?,
-        };
-        Ok((UnixStream::from_std(control)?, ours))
-    }
 }
 
 /// What a failed step means to whoever asked for the process.
@@ -421,6 +380,7 @@ fn shorten(argv: Vec<String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use stacyvm_guest::proto::PtySize;
     use tonic::Code;
 
     #[test]
@@ -442,6 +402,8 @@ mod tests {
             env("", "x"),
             env("A=B", "x"),
             env("A", "x\0"),
+            StartRequest { pty: Some(PtySize { rows: 0, cols: 80 }), ..good() },
+            StartRequest { pty: Some(PtySize { rows: 24, cols: 65_536 }), ..good() },
         ] {
             assert_eq!(validate(&bad).unwrap_err().code(), Code::InvalidArgument, "{bad:?}");
         }

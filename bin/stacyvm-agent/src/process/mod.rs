@@ -1,9 +1,11 @@
 //! Processes: started once, belonging to no connection, remembered for a while after their end.
 
 pub(crate) mod attach;
+mod ends;
 pub(crate) mod launch;
 pub(crate) mod limits;
 mod log;
+pub(crate) mod pty;
 mod pump;
 mod recent;
 mod stdin;
@@ -16,6 +18,7 @@ use crate::{
 };
 use limits::{Counts, Hit, Limits};
 use log::{Log, Piece, Source};
+use pty::{Pty, Size};
 use recent::Recent;
 use stacyvm_guest::proto;
 use std::{
@@ -130,6 +133,7 @@ pub(crate) struct Process {
     /// Told after every change of `state`.
     changed: watch::Sender<()>,
     stdin: Stdin,
+    pty: Option<Mutex<Pty>>,
     control: tokio::sync::Mutex<OwnedWriteHalf>,
     shared: std::sync::Arc<Shared>,
 }
@@ -192,13 +196,20 @@ impl State {
 }
 
 impl Process {
-    fn new(facts: Facts, stdin: Stdin, control: OwnedWriteHalf, shared: &std::sync::Arc<Shared>) -> Self {
+    fn new(
+        facts: Facts,
+        stdin: Stdin,
+        pty: Option<Pty>,
+        control: OwnedWriteHalf,
+        shared: &std::sync::Arc<Shared>,
+    ) -> Self {
         shared.live.fetch_add(1, Ordering::Relaxed);
         Self {
             facts,
             state: Mutex::new(State::new()),
             changed: watch::Sender::new(()),
             stdin,
+            pty: pty.map(Mutex::new),
             control: tokio::sync::Mutex::new(control),
             shared: std::sync::Arc::clone(shared),
         }
@@ -285,9 +296,26 @@ impl Process {
         }
     }
 
+    /// The terminal, if it has one.
+    fn pty(&self) -> Option<MutexGuard<'_, Pty>> {
+        self.pty.as_ref().map(|pty| pty.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Gives its terminal another size.
+    ///
+    /// # Errors
+    /// `InvalidArgument` without a terminal; the kernel's.
+    pub(crate) fn resize(&self, size: Size) -> Result<()> {
+        let mut pty = self.pty().ok_or_else(|| Fail::invalid("the process has no terminal"))?;
+        pty.resize(size).map_err(|errno| Fail::errno("the terminal", errno))
+    }
+
     /// The supervisor is gone. If it did not tell how its leader ended, nobody knows.
     fn supervisor_gone(&self) {
         self.stdin.close();
+        if let Some(mut pty) = self.pty() {
+            pty.close();
+        }
         self.shared.live.fetch_sub(1, Ordering::Relaxed);
         self.update(|state| {
             state.supervised = false;
@@ -395,6 +423,7 @@ impl Process {
     /// The process as it is now.
     pub(crate) fn describe(&self) -> proto::Process {
         let (stdin_open, stdin_offset) = self.stdin.status();
+        let pty = self.pty().map(|pty| pty.size().into());
         let facts = &self.facts;
         let state = self.state();
         proto::Process {
@@ -413,6 +442,7 @@ impl Process {
             oom_killed: state.oom_killed,
             output_open: state.output_open,
             stdin_offset,
+            pty,
             limits_hit: state.limits_hit.numbers(),
             outcome: state.outcome.as_ref().map(|outcome| match outcome {
                 Outcome::Exited(code) => proto::process::Outcome::ExitCode(*code),

@@ -1,4 +1,4 @@
-//! From a process's pipes into its log, for as long as anything holds them open.
+//! From a process's pipes, or its terminal, into its log, for as long as anything holds them open.
 //!
 //! The one place that decides when output counts as complete: both pipes are at their end, or the leader is gone, the
 //! drain time is over, and every byte that was in the pipes at its end is in the log. A process's own output is in the
@@ -48,6 +48,7 @@ impl Input {
         match read {
             Ok(read) if read > 0 => self.owed = self.owed.saturating_sub(read),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            // The end, which a terminal without anybody at it reports as an error.
             _ => {
                 self.pipe = None;
                 self.owed = 0;
@@ -60,15 +61,12 @@ impl Input {
 pub(super) async fn run(
     process: Arc<Process>,
     stdout: pipe::Receiver,
-    stderr: pipe::Receiver,
+    stderr: Option<pipe::Receiver>,
     on_growth: impl Fn(),
 ) {
     let mut changes = process.changed.subscribe();
-    let mut inputs = [(Source::Stdout, stdout), (Source::Stderr, stderr)].map(|(source, pipe)| Input {
-        source,
-        pipe: Some(pipe),
-        owed: 0,
-    });
+    let pipes = [(Source::Stdout, Some(stdout)), (Source::Stderr, stderr)];
+    let mut inputs = pipes.map(|(source, pipe)| Input { source, pipe, owed: 0 });
     // Instant from which the output may count as complete, once the leader has ended.
     let mut drained_at = None;
     let mut settled = false;

@@ -1,7 +1,10 @@
 //! Stdin of a process: bounded, acknowledged writes at absolute offsets, so that a retry writes nothing twice and a process
 //! that does not read holds up nobody.
+//!
+//! A terminal is never at its end: closing it would hang it up. There the end is typed, as a person does it.
 
 use crate::fail::{Fail, Result};
+use rustix::termios::{LocalModes, SpecialCodeIndex};
 use std::{
     io::ErrorKind,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -17,6 +20,7 @@ const PATIENCE: Duration = Duration::from_millis(900);
 pub(crate) struct Stdin {
     /// The process has `/dev/null` instead.
     absent: bool,
+    terminal: bool,
     state: Mutex<State>,
     /// One writer at a time.
     turn: Semaphore,
@@ -27,14 +31,21 @@ struct State {
     /// `None` once closed, by either side.
     pipe: Option<std::sync::Arc<pipe::Sender>>,
     accepted: u64,
+    /// The last byte accepted.
+    last: Option<u8>,
 }
 
 impl Stdin {
     /// Stdin of a process; `None` for one that was started without.
     pub(crate) fn new(pipe: Option<pipe::Sender>) -> Self {
         let absent = pipe.is_none();
-        let state = State { pipe: pipe.map(std::sync::Arc::new), accepted: 0 };
-        Self { absent, state: Mutex::new(state), turn: Semaphore::new(1) }
+        let state = State { pipe: pipe.map(std::sync::Arc::new), accepted: 0, last: None };
+        Self { absent, terminal: false, state: Mutex::new(state), turn: Semaphore::new(1) }
+    }
+
+    /// Stdin that is typed into a terminal.
+    pub(crate) fn of_terminal(ours: pipe::Sender) -> Self {
+        Self { terminal: true, ..Self::new(Some(ours)) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -83,13 +94,25 @@ impl Stdin {
             return Err(Fail::invalid(format!("stdin continues at {accepted}, not at {offset}")));
         }
         let known = usize::try_from(accepted - offset).unwrap_or(usize::MAX).min(data.len());
-        let mut rest = &data[known..];
+        let rest = self.pass(&data[known..], deadline, true).await;
+        if eof && rest == 0 && (!self.terminal || self.pass(&self.end(), deadline, false).await == 0) {
+            self.close();
+        }
+        Ok(self.reply())
+    }
+
+    /// Writes until all is written, it is closed or the deadline is over. Returns how much is left.
+    async fn pass(&self, mut rest: &[u8], deadline: Instant, counted: bool) -> usize {
         while !rest.is_empty() {
             let Some(pipe) = self.state().pipe.clone() else { break };
             match pipe.try_write(rest) {
                 Ok(written) => {
+                    let mut state = self.state();
+                    if counted {
+                        state.accepted += written as u64;
+                        state.last = rest[..written].last().copied().or(state.last);
+                    }
                     rest = &rest[written..];
-                    self.state().accepted += written as u64;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     if tokio::time::timeout_at(deadline, pipe.writable()).await.is_err() {
@@ -101,16 +124,27 @@ impl Stdin {
                 Err(_) => self.close(),
             }
         }
-        if eof && rest.is_empty() {
-            self.close();
-        }
-        Ok(self.reply())
+        rest.len()
+    }
+
+    /// What is typed for the end of input: once where a line begins, twice within one, since there the first one only hands
+    /// over what there is of it.
+    fn end(&self) -> Vec<u8> {
+        let (pipe, last) = {
+            let state = self.state();
+            (state.pipe.clone(), state.last)
+        };
+        let Some(Ok(modes)) = pipe.as_deref().map(rustix::termios::tcgetattr) else { return Vec::new() };
+        let within =
+            modes.local_modes.contains(LocalModes::ICANON) && !matches!(last, None | Some(b'\n' | b'\r'));
+        vec![modes.special_codes[SpecialCodeIndex::VEOF]; 1 + usize::from(within)]
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::pty::{Pty, Size};
     use std::{fs::File, io::Read};
 
     fn pair() -> (Stdin, File) {
@@ -149,6 +183,28 @@ mod tests {
         assert_eq!(stdin.write(offset, b"x", true).await.unwrap(), reply(capacity, false));
         drop(reader);
         assert_eq!(stdin.write(offset, b"x", false).await.unwrap(), reply(capacity, true));
+    }
+
+    fn terminal() -> (Stdin, Pty, File) {
+        let size = Size::new(stacyvm_guest::proto::PtySize { rows: 24, cols: 80 }).unwrap();
+        let (pty, [writer, _], theirs) = Pty::open(size).unwrap();
+        (Stdin::of_terminal(pipe::Sender::from_owned_fd_unchecked(writer).unwrap()), pty, File::from(theirs))
+    }
+
+    #[tokio::test]
+    async fn the_end_of_what_is_typed_ends_the_input_and_not_the_terminal() {
+        for (typed, read) in [("whole\n", "whole\n"), ("half", "half"), ("", ""), ("return\r", "return\n")] {
+            let (stdin, mut pty, mut theirs) = terminal();
+            let end = reply(typed.len() as u64, true);
+            assert_eq!(stdin.write(0, typed.as_bytes(), true).await.unwrap(), end, "{typed:?}");
+            // A retry types nothing more.
+            assert_eq!(stdin.write(0, typed.as_bytes(), true).await.unwrap(), end);
+            let mut text = String::new();
+            theirs.read_to_string(&mut text).unwrap();
+            assert_eq!(text, read);
+            pty.resize(Size::new(stacyvm_guest::proto::PtySize { rows: 1, cols: 1 }).unwrap()).unwrap();
+            assert_eq!(rustix::io::ioctl_fionread(&theirs).unwrap(), 0);
+        }
     }
 
     #[tokio::test]

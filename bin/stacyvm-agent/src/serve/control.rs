@@ -1,12 +1,12 @@
 //! The control service: small and prompt. Nothing here waits for a reader or for one of the threads that do file work.
 
 use super::Sandbox;
-use crate::{fail::Fail, signals};
+use crate::{fail::Fail, process::pty::Size, signals};
 use stacyvm_guest::{
     limits,
     proto::{
-        GetRequest, ListReply, ListRequest, LogsReply, LogsRequest, PingReply, PingRequest, Process,
-        SignalReply, SignalRequest, StartRequest, WaitRequest, control_server::Control,
+        Empty, GetRequest, ListReply, ListRequest, LogsReply, LogsRequest, PingReply, PingRequest, Process,
+        ResizeRequest, SignalReply, SignalRequest, StartRequest, WaitRequest, control_server::Control,
     },
 };
 use std::time::Duration;
@@ -57,5 +57,11 @@ impl Control for ControlService {
 
     async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<LogsReply>, Status> {
         Ok(Response::new(LogsReply { lines: self.0.table.lines(request.into_inner().lines) }))
+    }
+
+    async fn resize(&self, request: Request<ResizeRequest>) -> Result<Response<Empty>, Status> {
+        let ResizeRequest { id, size } = request.into_inner();
+        self.0.table.get(&id)?.resize(Size::new(size.unwrap_or_default())?)?;
+        Ok(Response::new(Empty {}))
     }
 }

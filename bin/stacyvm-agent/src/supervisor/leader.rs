@@ -54,6 +54,9 @@ impl<'a> Leader<'a> {
         rustix::stdio::dup2_stdin(stdin).map_err(at(Step::Prepare))?;
         rustix::stdio::dup2_stdout(stdout).map_err(at(Step::Prepare))?;
         rustix::stdio::dup2_stderr(stderr).map_err(at(Step::Prepare))?;
+        if self.request.terminal {
+            rustix::process::ioctl_tiocsctty(stdin).map_err(at(Step::Prepare))?;
+        }
         setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
             .map_err(at(Step::Prepare))?;
         rustix::process::umask(Mode::from_raw_mode(0o022));

@@ -22,26 +22,30 @@ pub(crate) struct Request {
     pub(crate) argv: Vec<Vec<u8>>,
     /// The whole environment, each `NAME=value`.
     pub(crate) env: Vec<Vec<u8>>,
+    /// Stdin is a terminal, which is to control the session.
+    pub(crate) terminal: bool,
 }
 
 /// Bytes in front of the groups: deadline, flags, uid, gid, and four counts.
 const HEADER: usize = 8 + 7 * 4;
 const CHANGE_USER: u32 = 1;
+const TERMINAL: u32 = 2;
 
 impl Request {
     /// The bytes for [`Request::decode`]. No string may hold a NUL.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let (flag, uid, gid, groups) = match &self.user {
+        let (change, uid, gid, groups) = match &self.user {
             Some((uid, gid, groups)) => (CHANGE_USER, *uid, *gid, groups.as_slice()),
             None => (0, 0, 0, &[][..]),
         };
+        let flags = change | if self.terminal { TERMINAL } else { 0 };
         let strings = || [&self.program, &self.path].into_iter().chain(&self.argv).chain(&self.env);
         let size = HEADER + groups.len() * 4 + strings().map(|s| s.len() + 1).sum::<usize>();
         let mut out = Vec::with_capacity(size);
         out.extend_from_slice(&self.deadline_ms.to_le_bytes());
         // Counts of things that fit in memory as at least one byte each, in messages of at most a mebibyte.
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        for number in [flag, uid, gid, count(groups.len()), count(self.argv.len()), count(self.env.len()), 0]
+        for number in [flags, uid, gid, count(groups.len()), count(self.argv.len()), count(self.env.len()), 0]
         {
             out.extend_from_slice(&number.to_le_bytes());
         }
@@ -82,6 +86,7 @@ impl Request {
             path,
             argv: argv?,
             env: env?,
+            terminal: flags & TERMINAL != 0,
         })
     }
 }
@@ -114,6 +119,7 @@ pub(crate) struct View<'a> {
     pub(crate) path: &'a CStr,
     pub(crate) argv: Vec<&'a CStr>,
     pub(crate) env: Vec<&'a CStr>,
+    pub(crate) terminal: bool,
 }
 
 #[cfg(test)]
@@ -133,8 +139,9 @@ mod tests {
             path in string(),
             argv in proptest::collection::vec(string(), 0..6),
             env in proptest::collection::vec(string(), 0..6),
+            terminal: bool,
         ) -> Request {
-            Request { deadline_ms, user, program, path, argv, env }
+            Request { deadline_ms, user, program, path, argv, env, terminal }
         }
     }
 
@@ -151,6 +158,7 @@ mod tests {
                 path: view.path.to_bytes().to_vec(),
                 argv: owned(&view.argv),
                 env: owned(&view.env),
+                terminal: view.terminal,
             };
             prop_assert_eq!(back, request);
         }

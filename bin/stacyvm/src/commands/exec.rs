@@ -4,11 +4,12 @@ use crate::{
     cli::Global,
     failure::{Result, code},
     output, parse,
-    process::{self, Remote},
+    process::{self, End, Input, Remote},
     remote::about_sandbox,
     result::RunResult,
     signals::Signals,
-    stdio::{self, Captured, Sink},
+    stdio::{Captured, Sink},
+    terminal::{self, keys::DetachKeys},
 };
 use clap::Args;
 use stacyvm_client::Client;
@@ -20,6 +21,9 @@ use std::time::Instant;
 /// Exit code: the command's, 128 + signal if a signal ended it, 124 if --timeout did, 125 if we failed, 126 if it cannot
 /// be executed, 127 if there is no such command. Ctrl-C interrupts the command; a second one kills it.
 ///
+/// With -it the command has this terminal: Ctrl-C and all other keys are its own. It can be left with Ctrl-] d, and goes on;
+/// `stacyvm attach` comes back to it.
+///
 /// With --json, one object at the end and nothing else: {"id", "exit_code", "stdout", "stderr", "duration"}, and where
 /// they apply "signal", "timed_out", "oom_killed", "limits_hit" (of "oom", "disk_full", "pids"), "stdout_truncated",
 /// "stderr_truncated" (more than 16 MiB), "encoding": "base64" (the output is not UTF-8).
@@ -28,6 +32,7 @@ use std::time::Instant;
   stacyvm exec sb-0123456789abcdef -- ls -l /workspace
   stacyvm exec sb-0123456789abcdef --shell -- 'ls | wc -l'
   stacyvm exec sb-0123456789abcdef --timeout 30s --env N=3 -- python3 job.py
+  stacyvm exec sb-0123456789abcdef -it -- bash
   tar c . | stacyvm exec sb-0123456789abcdef -i -- tar x")]
 pub(crate) struct Exec {
     /// The sandbox
@@ -50,6 +55,12 @@ pub(crate) struct Exec {
     /// Pass our standard input to the command
     #[arg(short, long)]
     interactive: bool,
+    /// Give the command a terminal; with -i, this one
+    #[arg(short, long)]
+    tty: bool,
+    /// Keys that leave the command to itself, typed one after the other; none if empty
+    #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT)]
+    detach_keys: DetachKeys,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -63,13 +74,18 @@ impl Exec {
     }
 
     async fn run(&self, global: &Global) -> Result<u8> {
+        terminal::check(global.json, self.tty, self.interactive)?;
         let client = global.client()?;
         let mut signals = Signals::listen()?;
+        let terminal = terminal::take_if(self.tty && self.interactive)?;
         let started = Instant::now();
         let mut process = start(&client, &self.id, self.spec()).await?;
-        let stdin = self.interactive.then(stdio::read_stdin);
+        let input = Input::from_here(self.interactive, terminal, &self.detach_keys);
         let mut sink = if global.json { Sink::Memory(Captured::default()) } else { Sink::Streams };
-        let exit = process::drive(&mut process, stdin, &mut signals, &mut sink).await?;
+        let End::Exited(exit) = process::drive(&mut process, input, &mut signals, &mut sink).await? else {
+            terminal::say_detached(&self.id, process.id());
+            return Ok(0);
+        };
         let code = process::exit_code(&exit)?;
         match sink {
             Sink::Memory(captured) => {
@@ -98,6 +114,7 @@ impl Exec {
             user: self.user.clone(),
             timeout: self.timeout,
             stdin: self.interactive,
+            pty: self.tty.then(terminal::size),
             ..StartProcess::default()
         }
     }

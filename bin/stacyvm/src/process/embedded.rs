@@ -7,7 +7,7 @@ use futures::StreamExt;
 use stacyvm_client::Output;
 use stacyvm_engine::{Engine, ExecRequest};
 use stacyvm_provider::{Guest, Outcome, OutputEvent, OutputStream, ProcessInfo, Signal, StdStream};
-use stacyvm_types::{ExitRecord, StdinAck, StreamName};
+use stacyvm_types::{ExitRecord, PtySize, StdinAck, StreamName};
 use std::sync::Arc;
 
 /// A process in a sandbox of our own.
@@ -67,6 +67,10 @@ impl Control for EmbeddedControl {
     async fn signal(&self, signal: i32) -> Result<()> {
         self.guest.signal(&self.process, Signal(signal), true).await?;
         Ok(())
+    }
+
+    async fn resize(&self, size: PtySize) -> Result<()> {
+        Ok(self.guest.resize(&self.process, size).await?)
     }
 
     async fn write_stdin(&self, offset: u64, data: Bytes, eof: bool) -> Result<StdinAck> {

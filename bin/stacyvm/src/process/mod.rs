@@ -11,12 +11,13 @@ use crate::{
     failure::{Failure, Result, code},
     output,
     signals::{INT, KILL, Signals},
-    stdio::Sink,
+    stdio::{self, Sink},
+    terminal::{self, Session, Terminal, keys::DetachKeys},
 };
 use bytes::{Buf, Bytes};
 use stacyvm_client::Output;
-use stacyvm_types::{ExitRecord, Limit, StdinAck};
-use std::time::Duration;
+use stacyvm_types::{ExitRecord, Limit, PtySize, StdinAck};
+use std::{convert::Infallible, time::Duration};
 use tokio::sync::mpsc;
 
 /// Pause after a write of stdin of which nothing was taken.
@@ -41,6 +42,9 @@ pub(crate) trait Control: Clone + Send + Sync + 'static {
     /// Sends a signal to it and its descendants.
     fn signal(&self, signal: i32) -> impl Future<Output = Result<()>> + Send;
 
+    /// Gives its terminal another size.
+    fn resize(&self, size: PtySize) -> impl Future<Output = Result<()>> + Send;
+
     /// Writes at an absolute position of its stdin.
     fn write_stdin(
         &self,
@@ -50,7 +54,54 @@ pub(crate) trait Control: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<StdinAck>> + Send;
 }
 
-/// Follows a process to its end.
+/// What we have for a process.
+#[derive(Debug, Default)]
+pub(crate) struct Input {
+    /// Bytes for its stdin.
+    pub(crate) stdin: Option<mpsc::Receiver<Bytes>>,
+    /// Position that they belong to.
+    pub(crate) offset: u64,
+    /// Somebody at a terminal that is passed on.
+    pub(crate) session: Option<Session>,
+}
+
+impl Input {
+    /// Our own standard input, if it is wanted, as somebody at `terminal` types it or as it is.
+    pub(crate) fn from_here(stdin: bool, terminal: Option<Terminal>, keys: &DetachKeys) -> Self {
+        let stdin = stdin.then(stdio::read_stdin);
+        match (terminal, stdin) {
+            (Some(terminal), Some(typed)) => {
+                let (session, stdin) = Session::begin(terminal, keys, typed);
+                Self { stdin: Some(stdin), offset: 0, session: Some(session) }
+            }
+            (_, stdin) => Self { stdin, ..Self::default() },
+        }
+    }
+}
+
+/// How following a process came to an end.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// It has ended.
+    Exited(ExitRecord),
+    /// It was left to itself.
+    Detached,
+}
+
+impl End {
+    /// For a process that cannot be left.
+    ///
+    /// # Errors
+    /// It was.
+    pub(crate) fn exited(self) -> Result<ExitRecord> {
+        match self {
+            Self::Exited(exit) => Ok(exit),
+            Self::Detached => Err(Failure::new("the command was left", "").exit(code::OURS)),
+        }
+    }
+}
+
+/// Follows a process to its end, or until it is left.
 ///
 /// The first SIGINT, SIGTERM or SIGHUP is passed on, the second one kills, the third one gives up. When our own output
 /// cannot be written, the process is killed.
@@ -59,17 +110,60 @@ pub(crate) trait Control: Clone + Send + Sync + 'static {
 /// The process cannot be followed, or output cannot be written.
 pub(crate) async fn drive<A: Attached>(
     process: &mut A,
-    stdin: Option<mpsc::Receiver<Bytes>>,
+    input: Input,
     signals: &mut Signals,
     sink: &mut Sink,
-) -> Result<ExitRecord> {
+) -> Result<End> {
     let control = process.control();
-    let pump = stdin.map(|stdin| tokio::spawn(pump(control.clone(), stdin)));
-    let outcome = follow(process, &control, signals, sink).await;
+    let Input { stdin, offset, session } = input;
+    let pump = stdin.map(|stdin| tokio::spawn(pump(control.clone(), stdin, offset)));
+    let outcome = match session {
+        None => follow(process, &control, signals, sink).await.map(End::Exited),
+        Some(session) => at_terminal(process, &control, signals, sink, session).await,
+    };
     if let Some(pump) = pump {
         pump.abort();
     }
     outcome
+}
+
+/// Follows a process that has our terminal.
+async fn at_terminal<A: Attached>(
+    process: &mut A,
+    control: &A::Control,
+    signals: &mut Signals,
+    sink: &mut Sink,
+    session: Session,
+) -> Result<End> {
+    let Session { mut terminal, left } = session;
+    let outcome = tokio::select! {
+        exit = follow(process, control, signals, sink) => exit.map(End::Exited),
+        never = pass_sizes_on(control, &mut terminal) => match never {},
+        // A sender that is dropped has not seen the keys.
+        Ok(()) = left => Ok(End::Detached),
+    };
+    if !matches!(outcome, Ok(End::Exited(_))) {
+        terminal.leave();
+    }
+    outcome
+}
+
+/// Each size that the terminal gets, the last one in any case.
+async fn pass_sizes_on(control: &impl Control, terminal: &mut Terminal) -> Infallible {
+    // It may have changed since the process was started.
+    let mut size = terminal::size();
+    loop {
+        let passed = async {
+            if let Err(failure) = control.resize(size).await {
+                tracing::debug!(failure = failure.what, "the size of the terminal was not passed on");
+            }
+            std::future::pending::<Infallible>().await
+        };
+        size = tokio::select! {
+            next = terminal.resized() => next,
+            never = passed => match never {},
+        };
+    }
 }
 
 async fn follow<A: Attached>(
@@ -136,8 +230,7 @@ fn pass_on(control: &impl Control, signal: i32, received: u32) -> Result<()> {
 }
 
 /// Feeds stdin, every byte once, until it ends or nobody wants it.
-async fn pump(control: impl Control, mut stdin: mpsc::Receiver<Bytes>) {
-    let mut offset = 0;
+async fn pump(control: impl Control, mut stdin: mpsc::Receiver<Bytes>, mut offset: u64) {
     loop {
         let piece = stdin.recv().await;
         let eof = piece.is_none();

@@ -4,7 +4,7 @@ use super::{Attached, Control};
 use crate::failure::Result;
 use bytes::Bytes;
 use stacyvm_client::{Attachment, Client, Error, Output};
-use stacyvm_types::{Process, StartProcess, StdinAck};
+use stacyvm_types::{Process, PtySize, StartProcess, StdinAck};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
@@ -40,6 +40,13 @@ impl Remote {
     }
 }
 
+impl Remote {
+    /// The id of the process.
+    pub(crate) fn id(&self) -> &str {
+        &self.control.process
+    }
+}
+
 impl Attached for Remote {
     type Control = RemoteControl;
 
@@ -56,6 +63,10 @@ impl Control for RemoteControl {
     async fn signal(&self, signal: i32) -> Result<()> {
         retry(true, || self.client.signal(&self.sandbox, &self.process, signal, true)).await?;
         Ok(())
+    }
+
+    async fn resize(&self, size: PtySize) -> Result<()> {
+        Ok(retry(true, || self.client.resize(&self.sandbox, &self.process, size)).await?)
     }
 
     async fn write_stdin(&self, offset: u64, data: Bytes, eof: bool) -> Result<StdinAck> {

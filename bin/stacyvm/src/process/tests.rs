@@ -59,6 +59,10 @@ impl Control for Handle {
         Ok(())
     }
 
+    async fn resize(&self, _: PtySize) -> Result<()> {
+        Ok(())
+    }
+
     /// Takes at most three bytes at a time.
     async fn write_stdin(&self, offset: u64, data: Bytes, eof: bool) -> Result<StdinAck> {
         let mut state = self.0.lock().unwrap();
@@ -76,7 +80,8 @@ fn data(text: &str) -> Output {
 async fn play(script: &mut Script, stdin: Option<mpsc::Receiver<Bytes>>) -> (ExitRecord, Vec<u8>) {
     let mut sink = Sink::Memory(crate::stdio::Captured::default());
     let mut signals = Signals::listen().unwrap();
-    let exit = drive(script, stdin, &mut signals, &mut sink).await.unwrap();
+    let exit = drive(script, Input { stdin, ..Input::default() }, &mut signals, &mut sink).await.unwrap();
+    let exit = exit.exited().unwrap();
     let Sink::Memory(captured) = sink else { unreachable!() };
     (exit, captured.stdout.bytes)
 }

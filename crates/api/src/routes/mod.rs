@@ -48,6 +48,7 @@ pub(crate) fn all() -> Routes {
         .add(Scope::Read, routes!(processes::process_output))
         .add_raw(Scope::Write, routes!(processes::write_stdin))
         .add(Scope::Write, routes!(processes::signal_process))
+        .add(Scope::Write, routes!(processes::resize_process))
         .add(Scope::Read, routes!(processes::wait_process))
         .add(Scope::Read, routes!(raw_files::read_file, raw_files::head_file))
         .add_raw(Scope::Write, routes!(raw_files::upload_file))

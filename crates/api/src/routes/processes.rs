@@ -15,7 +15,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use stacyvm_provider::Signal;
 use stacyvm_types::{
-    Encoding, Process, Records, SignalReply, SignalRequest, StartProcess, StdinAck, StreamRecord,
+    Encoding, Process, PtySize, Records, SignalReply, SignalRequest, StartProcess, StdinAck, StreamRecord,
     WireDuration,
 };
 use std::time::Duration;
@@ -147,6 +147,17 @@ pub(crate) async fn signal_process(
     let signal = Signal(body.signal.number().ok_or_else(unknown)?);
     let delivered = state.engine().guest(&id).await?.signal(&process, signal, body.tree).await?;
     Ok(json(StatusCode::OK, &SignalReply { delivered }))
+}
+
+/// Give the terminal of a process another size
+#[utoipa::path(post, path = "/api/v1/sandboxes/{id}/processes/{process}/resize", tag = "processes", params(("id" = String, Path), ("process" = String, Path)), request_body = PtySize, responses((status = 200, body = PtySize)))]
+pub(crate) async fn resize_process(
+    State(state): State<ApiState>,
+    Path((id, process)): Path<(String, String)>,
+    Json(size): Json<PtySize>,
+) -> Result<Response, ApiError> {
+    state.engine().guest(&id).await?.resize(&process, size).await?;
+    Ok(json(StatusCode::OK, &size))
 }
 
 /// How long to wait.

@@ -117,6 +117,7 @@ fn capabilities(capabilities: &Capabilities) -> Vec<String> {
         pause,
         oom_ends_sandbox,
         disk_limit,
+        pty,
     } = *capabilities;
     let mut words: Vec<&str> =
         vec!["spawn", "exec", "exec_stream", "files", "console", "health", "runtime_inventory", isolation];
@@ -131,6 +132,7 @@ fn capabilities(capabilities: &Capabilities) -> Vec<String> {
         ("pause", pause),
         ("oom_ends_sandbox", oom_ends_sandbox),
         ("disk_limit", disk_limit),
+        ("pty", pty),
     ] {
         if has {
             words.push(word);
@@ -157,6 +159,7 @@ mod tests {
             pause: false,
             oom_ends_sandbox: false,
             disk_limit: false,
+            pty: false,
         });
         let expected = [
             "spawn",

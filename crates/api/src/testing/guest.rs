@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use stacyvm_provider::{
     ByteStream, Error, FileEntry, FileKind, Guest, Outcome, OutputEvent, OutputStream, ProcessInfo,
-    ProcessSpec, ReadRange, Result, Signal, StdStream, StdinAck, WriteFile,
+    ProcessSpec, PtySize, ReadRange, Result, Signal, StdStream, StdinAck, WriteFile,
 };
 use std::{
     collections::BTreeMap,
@@ -153,8 +153,9 @@ impl Guest for FakeGuest {
             output_start: 0,
             output_end: chunks.last().map_or(0, |(_, offset, data)| offset + data.len() as u64),
             output_open: false,
-            stdin_open: spec.stdin,
+            stdin_open: spec.stdin || spec.pty.is_some(),
             stdin_offset: 0,
+            pty: spec.pty,
         };
         let playing = Playing {
             deadline: spec.deadline,
@@ -203,6 +204,17 @@ impl Guest for FakeGuest {
             info.stdin_open &= !eof;
         });
         Ok(StdinAck { accepted, closed: eof })
+    }
+
+    async fn resize(&self, id: &str, size: PtySize) -> Result<()> {
+        let playing = self.playing(id)?;
+        let resized =
+            playing.info.send_if_modified(|info| info.pty.is_some() && info.pty.replace(size) != Some(size));
+        if resized || playing.info.borrow().pty == Some(size) {
+            Ok(())
+        } else {
+            Err(Error::invalid_argument("the process has no terminal"))
+        }
     }
 
     async fn signal(&self, id: &str, signal: Signal, _tree: bool) -> Result<bool> {

@@ -229,6 +229,7 @@ impl Provider for FakeProvider {
             pause: true,
             oom_ends_sandbox: false,
             disk_limit: false,
+            pty: true,
         }
     }
 

@@ -16,6 +16,7 @@ mod pause;
 mod removal;
 mod signals;
 mod stdin;
+mod terminal;
 
 use crate::check::Check;
 
@@ -27,6 +28,7 @@ pub(super) fn all() -> Vec<Check> {
         identity::CHECKS,
         output::CHECKS,
         stdin::CHECKS,
+        terminal::CHECKS,
         signals::CHECKS,
         deadlines::CHECKS,
         control::CHECKS,

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use stacyvm_provider::{
     ByteStream, Error, FileEntry, FileKind, Guest, Outcome, OutputEvent, OutputStream, ProcessInfo,
-    ProcessSpec, ReadRange, Result, Signal, StdStream, StdinAck, WriteFile,
+    ProcessSpec, PtySize, ReadRange, Result, Signal, StdStream, StdinAck, WriteFile,
 };
 use std::{
     collections::HashSet,
@@ -202,6 +202,9 @@ impl Guest for BrokenGuest {
         if self.defects.has(Defect::LeaksServerEnvironment) {
             spec.env.insert("STACYVM_API_KEY".to_owned(), "secret".to_owned());
         }
+        if self.defects.has(Defect::PipesForTerminals) && spec.pty.take().is_some() {
+            spec.stdin = true;
+        }
         let twice = self.defects.has(Defect::StartsTwice);
         let started = if twice { self.start_twice(&spec).await } else { self.begin(&spec).await };
         started.map(|info| self.info(info))
@@ -247,9 +250,19 @@ impl Guest for BrokenGuest {
     }
 
     async fn write_stdin(&self, id: &str, offset: u64, data: Bytes, eof: bool) -> Result<StdinAck> {
+        if self.defects.has(Defect::SwallowsInterrupt) && &*data == b"\x03" {
+            return Ok(StdinAck { accepted: offset + 1, closed: false });
+        }
         let ignores = self.defects.has(Defect::StdinIgnoresPosition);
         let offset = if ignores { self.inner.process(id).await?.stdin_offset } else { offset };
         self.inner.write_stdin(id, offset, data, eof).await
+    }
+
+    async fn resize(&self, id: &str, size: PtySize) -> Result<()> {
+        if self.defects.has(Defect::ForgetsTerminalSize) {
+            return self.inner.process(id).await.map(drop);
+        }
+        self.inner.resize(id, size).await
     }
 
     async fn signal(&self, id: &str, signal: Signal, tree: bool) -> Result<bool> {

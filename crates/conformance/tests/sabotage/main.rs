@@ -62,6 +62,9 @@ pub(crate) enum Defect {
     SecondPauseFails,
     PauseOfUnknownWorks,
     PausedIsNotDestroyed,
+    PipesForTerminals,
+    ForgetsTerminalSize,
+    SwallowsInterrupt,
 }
 
 /// Which checks name which defect.
@@ -115,6 +118,21 @@ const TABLE: &[(Defect, &[&str])] = &[
     (Defect::SecondPauseFails, &["pause.idempotent"]),
     (Defect::PauseOfUnknownWorks, &["pause.unknown"]),
     (Defect::PausedIsNotDestroyed, &["pause.busy", "pause.destroy"]),
+    (
+        Defect::PipesForTerminals,
+        &[
+            "terminal.eof",
+            "terminal.exact",
+            "terminal.hang_up",
+            "terminal.interrupt",
+            "terminal.many",
+            "terminal.resize",
+            "terminal.streams",
+            "terminal.refused",
+        ],
+    ),
+    (Defect::ForgetsTerminalSize, &["terminal.resize"]),
+    (Defect::SwallowsInterrupt, &["terminal.interrupt"]),
 ];
 
 /// Several ways to be wrong at once.
@@ -220,5 +238,5 @@ fn the_table_names_every_defect_once_and_only_checks_that_exist() {
     }
     let named: BTreeSet<Defect> = TABLE.iter().map(|(defect, _)| *defect).collect();
     assert_eq!(named.len(), TABLE.len());
-    assert_eq!(named.len(), Defect::PausedIsNotDestroyed as usize + 1);
+    assert_eq!(named.len(), Defect::SwallowsInterrupt as usize + 1);
 }

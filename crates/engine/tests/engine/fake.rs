@@ -262,6 +262,7 @@ impl Provider for Fake {
             pause: true,
             oom_ends_sandbox: false,
             disk_limit: false,
+            pty: false,
         }
     }
 

@@ -8,7 +8,7 @@ use futures::{StreamExt, stream};
 use stacyvm_provider::SandboxId;
 use stacyvm_provider::{
     ByteStream, Error, FileEntry, Guest, Limit, Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec,
-    ReadRange, Result, Signal, StdStream, StdinAck, WriteFile,
+    PtySize, ReadRange, Result, Signal, StdStream, StdinAck, WriteFile,
 };
 use std::time::{Duration, SystemTime};
 
@@ -97,6 +97,7 @@ impl Guest for FakeGuest {
             output_open: false,
             stdin_open: false,
             stdin_offset: 0,
+            pty: None,
         };
         let info = self
             .fake
@@ -119,6 +120,10 @@ impl Guest for FakeGuest {
             });
         }
         Ok(info)
+    }
+
+    async fn resize(&self, _id: &str, _size: PtySize) -> Result<()> {
+        unused()
     }
 
     async fn attach(&self, id: &str, offset: u64, follow: bool, _pace: bool) -> Result<OutputStream> {

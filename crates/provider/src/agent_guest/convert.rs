@@ -3,7 +3,7 @@
 
 use crate::{Error, ErrorKind, FileEntry, FileKind, Outcome, ProcessInfo};
 use stacyvm_guest::proto;
-use stacyvm_types::Limit;
+use stacyvm_types::{Limit, PtySize};
 use std::{
     collections::BTreeSet,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -66,6 +66,19 @@ fn limit(number: i32) -> Option<Limit> {
     }
 }
 
+/// A size as the protocol has it.
+pub(super) fn size(size: PtySize) -> proto::PtySize {
+    proto::PtySize { rows: size.rows.into(), cols: size.cols.into() }
+}
+
+fn pty(from: proto::PtySize) -> Result<PtySize, &'static str> {
+    let side = |side| u16::try_from(side).ok().filter(|side| *side > 0);
+    match (side(from.rows), side(from.cols)) {
+        (Some(rows), Some(cols)) => Ok(PtySize { rows, cols }),
+        _ => Err("a terminal of an impossible size"),
+    }
+}
+
 /// A process, or how the agent broke the protocol.
 pub(super) fn process(from: proto::Process) -> Result<ProcessInfo, &'static str> {
     let outcome = match from.outcome {
@@ -107,6 +120,7 @@ pub(super) fn process(from: proto::Process) -> Result<ProcessInfo, &'static str>
         output_open: from.output_open,
         stdin_open: from.stdin_open,
         stdin_offset: from.stdin_offset,
+        pty: from.pty.map(pty).transpose()?,
     })
 }
 

@@ -2,7 +2,8 @@
 
 use super::{AgentGuest, PROMPT, convert};
 use crate::{
-    Error, ErrorKind, OutputEvent, OutputStream, ProcessInfo, ProcessSpec, Result, StdStream, StdinAck,
+    Error, ErrorKind, Guest, OutputEvent, OutputStream, ProcessInfo, ProcessSpec, PtySize, Result, Signal,
+    StdStream, StdinAck,
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -24,17 +25,29 @@ impl AgentGuest {
         let request = start_request(spec)?;
         let mut control = self.control.clone();
         let reply = self.call(START, control.start(request)).await?;
-        self.started(spec, reply)
+        self.started(spec, reply).await
     }
 
     /// The process that the guest says it has started.
-    fn started(&self, spec: &ProcessSpec, reply: proto::Process) -> Result<ProcessInfo> {
+    async fn started(&self, spec: &ProcessSpec, reply: proto::Process) -> Result<ProcessInfo> {
         let process = convert::process(reply).map_err(|how| self.broke_protocol(how))?;
-        if process.id == spec.id {
-            Ok(process)
-        } else {
-            Err(self.broke_protocol("another process than asked for"))
+        if process.id != spec.id {
+            return Err(self.broke_protocol("another process than asked for"));
         }
+        if spec.pty.is_some() && process.pty.is_none() {
+            // An agent from before there were terminals has started it without one.
+            self.signal(&spec.id, Signal::KILL, true).await?;
+            return Err(Error::unsupported(
+                "this sandbox is older than terminals are in this product; make a new one",
+            ));
+        }
+        Ok(process)
+    }
+
+    pub(super) async fn resize_pty(&self, id: &str, size: PtySize) -> Result<()> {
+        let request = proto::ResizeRequest { id: id.to_owned(), size: Some(convert::size(size)) };
+        let mut control = self.control.clone();
+        self.call(PROMPT, control.resize(request)).await.map(drop)
     }
 
     pub(super) async fn run_process(&self, spec: &ProcessSpec) -> Result<(ProcessInfo, OutputStream)> {
@@ -56,7 +69,7 @@ impl AgentGuest {
         let Some(proto::OutputEvent { event: Some(Event::Started(process)) }) = first else {
             return Err(self.broke_protocol("output of a process that was not said to have started"));
         };
-        Ok((self.started(spec, process)?, self.checked(events, 0)))
+        Ok((self.started(spec, process).await?, self.checked(events, 0)))
     }
 
     pub(super) async fn attach_output(
@@ -122,6 +135,7 @@ fn start_request(spec: &ProcessSpec) -> Result<proto::StartRequest> {
         deadline_ms,
         log_bytes: spec.log_bytes.unwrap_or_default(),
         tag: spec.tag.clone(),
+        pty: spec.pty.map(convert::size),
     };
     let size = request.encoded_len() + ENVELOPE;
     if size > limits::MESSAGE_BYTES {

@@ -185,6 +185,7 @@ impl Provider for MockProvider {
             pause: true,
             oom_ends_sandbox: false,
             disk_limit: false,
+            pty: true,
         }
     }
 

@@ -315,6 +315,7 @@ impl Provider for DockerProvider {
             oom_ends_sandbox: self.family == Family::Gvisor,
             // Depends on the daemon's storage, which says so when it is asked for.
             disk_limit: false,
+            pty: true,
         }
     }
 

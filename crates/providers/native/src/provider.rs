@@ -79,6 +79,7 @@ impl Provider for NativeProvider {
             pause: has(Controller::Freezer) && has(Controller::Cpuacct),
             oom_ends_sandbox: false,
             disk_limit: *self.inner.disks.method() != Method::None,
+            pty: true,
         }
     }
 

@@ -10,6 +10,7 @@ use crate::{
     providers, pulling,
     scratch::Scratch,
     signals::Signals,
+    terminal,
 };
 use stacyvm_config::Config;
 use stacyvm_engine::{CreateRequest, Defaults, Engine, EngineConfig, ExecRequest, Limits, Store};
@@ -147,16 +148,18 @@ async fn in_sandbox(
         cwd: run.workdir.clone(),
         user: run.user.clone(),
         stdin: run.stdin(),
+        pty: run.tty.then(terminal::size),
         timeout: Some(run.timeout.and_then(|timeout| timeout.to_std()).unwrap_or(Duration::ZERO)),
         ..ExecRequest::default()
     };
+    let terminal = run.terminal()?;
     let started = Instant::now();
     let process = tokio::select! {
         signal = signals.next() => return Err(interrupted(signal)),
         process = Embedded::start(engine, id, request) => process,
     };
     let mut process = process.map_err(|failure| process::start_failure(failure, true))?;
-    run.follow(global, (id, memory_mb), &mut process, signals, started).await
+    run.follow(global, (id, memory_mb), (&mut process, terminal), signals, started).await
 }
 
 fn interrupted(signal: i32) -> Failure {

@@ -7,10 +7,11 @@ use crate::{
     cli::Global,
     failure::{Failure, Result, code},
     output, parse,
-    process::{self, Attached},
+    process::{self, Attached, Input},
     result::RunResult,
     signals::Signals,
     stdio::{self, Captured, Sink},
+    terminal::{self, Terminal, keys::DetachKeys},
 };
 use clap::Args;
 use stacyvm_types::WireDuration;
@@ -36,6 +37,7 @@ use std::{path::Path, time::Instant};
   cat data.csv | stacyvm run -- sort -u
   stacyvm run --image python:3.12-slim -- python3 script.py
   stacyvm run --image ./rootfs --env DEBUG=1 --workdir /srv -- ./start.sh
+  stacyvm run -it --image debian:13-slim -- bash
   stacyvm run --json -- uname -a")]
 pub(crate) struct Run {
     /// What the root filesystem comes from: host, a directory, or the name of an image, which is pulled if it is not here
@@ -68,6 +70,9 @@ pub(crate) struct Run {
     /// Pass our standard input to the command, also from a terminal
     #[arg(short, long)]
     interactive: bool,
+    /// Give the command a terminal; with -i, this one
+    #[arg(short, long)]
+    tty: bool,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -75,13 +80,19 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn execute(&self, global: &Global) -> Result<u8> {
-        let outcome = match global.named_server() {
+        let possible = terminal::check(global.json, self.tty, self.interactive);
+        let outcome = possible.and_then(|()| match global.named_server() {
             Some(_) => crate::block_on(served::run(self, global)),
             None => embedded::run(self, global),
-        };
+        });
         // What is not about the command is about us.
         outcome
             .map_err(|failure| if matches!(failure.code, 1 | 2) { failure.exit(code::OURS) } else { failure })
+    }
+
+    /// This terminal, if the command is to have it.
+    fn terminal(&self) -> Result<Option<Terminal>> {
+        terminal::take_if(self.tty && self.interactive)
     }
 
     fn stdin(&self) -> bool {
@@ -107,13 +118,14 @@ impl Run {
         &self,
         global: &Global,
         (sandbox, memory_mb): (&str, u32),
-        process: &mut impl Attached,
+        (process, terminal): (&mut impl Attached, Option<Terminal>),
         signals: &mut Signals,
         started: Instant,
     ) -> Result<Finished> {
-        let stdin = self.stdin().then(stdio::read_stdin);
+        // Its sandbox goes with it, so it cannot be left.
+        let input = Input::from_here(self.stdin(), terminal, &DetachKeys::none());
         let mut sink = if global.json { Sink::Memory(Captured::default()) } else { Sink::Streams };
-        let exit = process::drive(process, stdin, signals, &mut sink).await?;
+        let exit = process::drive(process, input, signals, &mut sink).await?.exited()?;
         let code = process::exit_code(&exit)?;
         let json = match sink {
             Sink::Memory(captured) => Some(RunResult::new(sandbox, code, &exit, captured, started.elapsed())),

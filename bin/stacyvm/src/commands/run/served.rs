@@ -7,6 +7,7 @@ use crate::{
     disposable::{self, interrupted},
     failure::Result,
     signals::Signals,
+    terminal,
 };
 use stacyvm_client::Client;
 use stacyvm_types::{CreateSandbox, StartProcess};
@@ -46,12 +47,14 @@ async fn in_sandbox(
         user: run.user.clone(),
         timeout: run.timeout,
         stdin: run.stdin(),
+        pty: run.tty.then(terminal::size),
         ..StartProcess::default()
     };
+    let terminal = run.terminal()?;
     let started = std::time::Instant::now();
     let mut process = tokio::select! {
         signal = signals.next() => return Err(interrupted(signal)),
         process = exec::start(client, id, spec) => process?,
     };
-    run.follow(global, (id, memory_mb), &mut process, signals, started).await
+    run.follow(global, (id, memory_mb), (&mut process, terminal), signals, started).await
 }
