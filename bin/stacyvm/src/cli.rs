@@ -115,6 +115,12 @@ pub(crate) enum Command {
     Config(commands::config::Config),
     Version(commands::version::Version),
     Completion(commands::completion::Completion),
+    Ps(commands::ps::Ps),
+    Attach(commands::attach::Attach),
+    Signal(commands::signal::Signal),
+    Stats(commands::stats::Stats),
+    Events(commands::events::Events),
+    Man(commands::man::Man),
 }
 
 #[cfg(test)]

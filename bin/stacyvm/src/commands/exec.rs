@@ -2,6 +2,7 @@
 
 use crate::{
     cli::Global,
+    complete,
     failure::{Result, code},
     output, parse,
     process::{self, Remote},
@@ -11,6 +12,7 @@ use crate::{
     stdio::{self, Captured, Sink},
 };
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use stacyvm_client::Client;
 use stacyvm_types::{ExecMode, Limit, StartProcess, WireDuration};
 use std::time::Instant;
@@ -31,6 +33,7 @@ use std::time::Instant;
   tar c . | stacyvm exec sb-0123456789abcdef -i -- tar x")]
 pub(crate) struct Exec {
     /// The sandbox
+    #[arg(add = ArgValueCompleter::new(complete::sandboxes))]
     id: String,
     /// Join the words with spaces and give them to `sh -c`
     #[arg(long)]

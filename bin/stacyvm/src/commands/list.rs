@@ -3,7 +3,8 @@
 use crate::{
     cli::Global,
     failure::Result,
-    output::{self, Cell},
+    output,
+    table::{Cell, Table},
 };
 use clap::Args;
 use jiff::{Timestamp, ZonedDateTime, tz::TimeZone};
@@ -30,23 +31,24 @@ impl List {
 }
 
 fn render(sandboxes: &[Sandbox], now: &ZonedDateTime, width: Option<usize>, colours: bool) -> String {
-    let rows: Vec<Vec<Cell>> = sandboxes
-        .iter()
-        .map(|sandbox| {
-            vec![
-                Cell::new(&sandbox.id),
-                state(sandbox.state),
-                Cell::new(&sandbox.provider),
-                Cell::new(&sandbox.image),
-                Cell::new(clock(sandbox.created_at, now)),
-                Cell::new(clock(sandbox.expires_at, now)),
-            ]
-        })
-        .collect();
-    output::table(&["ID", "STATE", "PROVIDER", "IMAGE", "CREATED", "EXPIRES"], &rows, 3, width, colours)
+    let mut table = Table::new(&["ID", "STATE", "PROVIDER", "IMAGE", "CREATED", "EXPIRES"])
+        .cut(&[3])
+        .leave_out(&[4, 2, 5]);
+    for sandbox in sandboxes {
+        table.row(vec![
+            Cell::new(&sandbox.id),
+            state(sandbox.state),
+            Cell::new(&sandbox.provider),
+            Cell::new(&sandbox.image),
+            Cell::new(clock(sandbox.created_at, now)),
+            Cell::new(clock(sandbox.expires_at, now)),
+        ]);
+    }
+    table.render(width, colours)
 }
 
-fn state(state: SandboxState) -> Cell {
+/// A state of a sandbox in its colour.
+pub(crate) fn state(state: SandboxState) -> Cell {
     let cell = Cell::new(state.as_str());
     match state {
         SandboxState::Running => cell.coloured("32"),
@@ -57,7 +59,7 @@ fn state(state: SandboxState) -> Cell {
 }
 
 /// Local time of day; with the date when that is not today.
-fn clock(at: Timestamp, now: &ZonedDateTime) -> String {
+pub(crate) fn clock(at: Timestamp, now: &ZonedDateTime) -> String {
     let zone: TimeZone = now.time_zone().clone();
     let at = at.to_zoned_datetime(zone);
     let format = if at.date() == now.date() { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" };

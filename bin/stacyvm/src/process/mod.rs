@@ -3,9 +3,11 @@
 
 mod embedded;
 mod remote;
+mod watch;
 
 pub(crate) use embedded::Embedded;
 pub(crate) use remote::Remote;
+pub(crate) use watch::{Left, watch};
 
 use crate::{
     failure::{Failure, Result, code},
@@ -64,7 +66,7 @@ pub(crate) async fn drive<A: Attached>(
     sink: &mut Sink,
 ) -> Result<ExitRecord> {
     let control = process.control();
-    let pump = stdin.map(|stdin| tokio::spawn(pump(control.clone(), stdin)));
+    let pump = stdin.map(|stdin| tokio::spawn(pump(control.clone(), stdin, 0)));
     let outcome = follow(process, &control, signals, sink).await;
     if let Some(pump) = pump {
         pump.abort();
@@ -135,9 +137,8 @@ fn pass_on(control: &impl Control, signal: i32, received: u32) -> Result<()> {
     Ok(())
 }
 
-/// Feeds stdin, every byte once, until it ends or nobody wants it.
-async fn pump(control: impl Control, mut stdin: mpsc::Receiver<Bytes>) {
-    let mut offset = 0;
+/// Feeds stdin from `offset` on, every byte once, until it ends or nobody wants it.
+async fn pump(control: impl Control, mut stdin: mpsc::Receiver<Bytes>, mut offset: u64) {
     loop {
         let piece = stdin.recv().await;
         let eof = piece.is_none();

@@ -7,6 +7,7 @@ use crate::{
     disposable::{self, interrupted},
     failure::Result,
     signals::Signals,
+    transfer::RemoteFiles,
 };
 use stacyvm_client::Client;
 use stacyvm_types::{CreateSandbox, StartProcess};
@@ -48,10 +49,13 @@ async fn in_sandbox(
         stdin: run.stdin(),
         ..StartProcess::default()
     };
+    let files = RemoteFiles { client, sandbox: id };
+    run.bring_in(&files, signals).await?;
     let started = std::time::Instant::now();
     let mut process = tokio::select! {
         signal = signals.next() => return Err(interrupted(signal)),
         process = exec::start(client, id, spec) => process?,
     };
-    run.follow(global, (id, memory_mb), &mut process, signals, started).await
+    let finished = run.follow(global, (id, memory_mb), &mut process, signals, started).await?;
+    run.take_out(&files, finished, signals).await
 }
