@@ -60,7 +60,11 @@ fn usage(error: &clap::Error) -> ExitCode {
     // A reader that went away has read enough.
     if error.use_stderr() {
         if std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json") {
-            return Failure::usage(mistake(&text.to_string()), "see --help").report(true);
+            return Failure::usage(
+                mistake(&text.to_string()),
+                "`stacyvm --help` and `stacyvm COMMAND --help` show how it is written",
+            )
+            .report(true);
         }
         let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr()) && output::colours_allowed();
         let _ = if ansi {

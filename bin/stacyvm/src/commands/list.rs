@@ -32,7 +32,7 @@ impl List {
 
 fn render(sandboxes: &[Sandbox], now: &ZonedDateTime, width: Option<usize>, colours: bool) -> String {
     let mut table = Table::new(&["ID", "STATE", "PROVIDER", "IMAGE", "CREATED", "EXPIRES"])
-        .cut(&[3])
+        .cut(&[(3, 10)])
         .leave_out(&[4, 2, 5]);
     for sandbox in sandboxes {
         table.row(vec![

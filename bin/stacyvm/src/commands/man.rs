@@ -83,7 +83,9 @@ fn page(command: &Command) -> Result<Vec<u8>> {
     let named = command.clone().name(name(command)).version(version);
     let mut page = Vec::new();
     Page::new(named).manual("StacyVM").source(format!("stacyvm {version}")).render(&mut page)?;
-    Ok(page)
+    // What stands behind the help of every command is its examples.
+    let page = String::from_utf8_lossy(&page).replace(".SH EXTRA\nExamples:\n", ".SH EXAMPLES\n");
+    Ok(page.into_bytes())
 }
 
 #[cfg(test)]
@@ -97,7 +99,13 @@ mod tests {
         let pull = root.find_subcommand("image").and_then(|image| image.find_subcommand("pull")).unwrap();
         assert_eq!(name(pull), "stacyvm-image-pull");
         let text = String::from_utf8(page(root.find_subcommand("attach").unwrap()).unwrap()).unwrap();
-        for part in [".TH stacyvm-attach 1", "stacyvm attach", "\\-\\-from", "\\-\\-server", "Examples:"] {
+        for part in [
+            ".TH stacyvm-attach 1",
+            "stacyvm attach",
+            "\\-\\-from",
+            "\\-\\-server",
+            ".SH EXAMPLES\n  stacyvm attach",
+        ] {
             assert!(text.contains(part), "{part}: {text}");
         }
     }

@@ -56,7 +56,7 @@ impl Ps {
 
 fn render(processes: &[Process], now: &ZonedDateTime, width: Option<usize>, colours: bool) -> String {
     let mut table = Table::new(&["ID", "STATE", "STARTED", "USER", "PID", "OUTPUT", "COMMAND"])
-        .cut(&[6])
+        .cut(&[(6, 16)])
         .leave_out(&[3, 4, 5, 2])
         .right(&[4, 5]);
     for process in processes {

@@ -170,7 +170,7 @@ fn size(bytes: u64) -> String {
 
 fn render(images: &[Image], now: &ZonedDateTime, width: Option<usize>, colours: bool) -> String {
     let mut table = Table::new(&["IMAGE", "ID", "SIZE", "USED", "SANDBOXES"])
-        .cut(&[0])
+        .cut(&[(0, 20)])
         .leave_out(&[4, 3, 1])
         .right(&[2, 4]);
     for image in images {

@@ -125,7 +125,7 @@ impl Report {
         if shown.is_empty() {
             return summary + "\n";
         }
-        let mut table = Table::new(&["OUTCOME", "NAME", "DETAIL"]).cut(&[2, 1]);
+        let mut table = Table::new(&["OUTCOME", "NAME", "DETAIL"]).cut(&[(2, 8), (1, 8)]);
         for entry in shown {
             let outcome = Cell::new(entry.outcome.word()).coloured(entry.outcome.colour());
             table.row(vec![outcome, Cell::new(&entry.name), Cell::new(&entry.detail)]);
