@@ -11,7 +11,7 @@ use clap::CommandFactory;
 use clap_complete::{CompleteEnv, CompletionCandidate};
 use stacyvm_client::{Client, Options};
 use stacyvm_config::{Override, Sources};
-use stacyvm_types::{EventType, SignalName};
+use stacyvm_types::{EventType, SandboxState, SignalName};
 use std::{
     collections::BTreeSet,
     ffi::{OsStr, OsString},
@@ -75,6 +75,11 @@ pub(crate) fn images(current: &OsStr) -> Vec<CompletionCandidate> {
 /// Names of signals.
 pub(crate) fn signals(current: &OsStr) -> Vec<CompletionCandidate> {
     starting_with(current, SignalName::names().map(|name| (name.to_owned(), String::new())))
+}
+
+/// States of sandboxes.
+pub(crate) fn states(current: &OsStr) -> Vec<CompletionCandidate> {
+    starting_with(current, SandboxState::ALL.map(|state| (state.to_string(), String::new())))
 }
 
 /// Types of events and their groups.

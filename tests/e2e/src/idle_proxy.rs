@@ -53,7 +53,7 @@ async fn pass(client: TcpStream, server: TcpStream, idle: Duration) {
     let (mut from_server, mut to_server) = server.into_split();
     let up = async { tokio::io::copy(&mut from_client, &mut to_server).await.map(drop) };
     let down = async {
-        let mut buffer = [0; 16 << 10];
+        let mut buffer = vec![0; 16 << 10];
         while let Ok(Ok(length @ 1..)) = tokio::time::timeout(idle, from_server.read(&mut buffer)).await {
             to_client.write_all(&buffer[..length]).await?;
         }

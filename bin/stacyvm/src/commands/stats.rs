@@ -195,7 +195,7 @@ mod tests {
             cpu_time_ms: Some(61_500),
             pids: Some(3),
         };
-        let unlimited = SandboxStats { mem_limit_bytes: Some(0), ..stats.clone() };
+        let unlimited = SandboxStats { mem_limit_bytes: Some(0), ..stats };
         let looks = [look("sb-1", stats), look("sb-2", unlimited), look("sb-3", SandboxStats::default())];
         assert_eq!(
             render(&looks, None, false),

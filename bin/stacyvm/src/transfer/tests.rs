@@ -4,10 +4,13 @@ use super::*;
 use futures::{StreamExt, TryStreamExt, stream};
 use std::{cell::RefCell, collections::BTreeMap, os::unix::fs::PermissionsExt};
 
+/// Content and permission bits of a file; nothing for a directory.
+type Node = Option<(Vec<u8>, u32)>;
+
 /// Files by path: content and permission bits; directories have none.
 #[derive(Default)]
 struct Fake {
-    files: RefCell<BTreeMap<String, Option<(Vec<u8>, u32)>>>,
+    files: RefCell<BTreeMap<String, Node>>,
     /// Listed by every directory, beside what is there.
     lies: Vec<Entry>,
 }
@@ -23,7 +26,7 @@ impl Fake {
     /// Paths with their content.
     fn shown(&self) -> Vec<String> {
         let files = self.files.borrow();
-        let line = |(path, content): (&String, &Option<(Vec<u8>, u32)>)| match content {
+        let line = |(path, content): (&String, &Node)| match content {
             Some((content, mode)) => format!("{path} {} {mode:o}", String::from_utf8_lossy(content)),
             None => format!("{path}/"),
         };

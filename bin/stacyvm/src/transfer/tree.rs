@@ -119,9 +119,11 @@ fn component<'a>(directory: &str, path: &'a str) -> Result<&'a str> {
 }
 
 fn told(skipped: usize) {
-    if skipped > 0 {
-        output::note(format_args!(
+    match skipped {
+        0 => {}
+        1 => output::note("stacyvm: one link or special file was left out; tar in the sandbox keeps it"),
+        _ => output::note(format_args!(
             "stacyvm: {skipped} links and special files were left out; tar in the sandbox keeps them"
-        ));
+        )),
     }
 }

@@ -239,7 +239,6 @@ fn api_config(config: &Config, address: SocketAddr) -> ApiConfig {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         data_dir: config.data_dir.clone(),
         limits: BodyLimits { heartbeat: config.server.stream_heartbeat, ..BodyLimits::default() },
-        ..ApiConfig::default()
     }
 }
 
