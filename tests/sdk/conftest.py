@@ -39,6 +39,7 @@ class Server:
             "STACYVM_PROVIDERS_DEFAULT": provider,
             "STACYVM_PROVIDERS_MOCK_ENABLED": "true",
             "STACYVM_AUTH_API_KEY": API_KEY,
+            "STACYVM_SERVER_STREAM_HEARTBEAT": "200ms",
         }
         if provider == "docker":
             environment["STACYVM_PROVIDERS_DOCKER_SOCKET"] = os.environ["STACYVM_TEST_DOCKER_HOST"]

@@ -41,6 +41,18 @@ def test_stream_is_ndjson_to_the_last_line(server):
     run(server, scenario)
 
 
+def test_stream_of_a_silent_command_outlasts_the_timeout_of_the_client(server):
+    # The server fills silence with empty lines; anything else that is no JSON would raise here.
+    async def scenario(client):
+        async with await client.spawn(image=server.image, ttl="5m") as sandbox:
+            async with AsyncClient(server.url, api_key=API_KEY, timeout=2.0) as impatient:
+                same = await impatient.get(sandbox.id)
+                chunks = [(c.stream, c.data) async for c in same.exec_stream("sleep 5; echo late")]
+            assert chunks == [("stdout", "late\n")]
+
+    run(server, scenario)
+
+
 def test_files(server):
     async def scenario(client):
         async with await client.spawn(image=server.image, ttl="5m") as sandbox:

@@ -47,6 +47,13 @@ def test_exec_stream(sandbox):
     assert {c.stream for c in chunks} == {"stdout", "stderr"}, "no record of another kind by default"
 
 
+def test_exec_stream_of_a_silent_command_outlasts_the_timeout_of_the_client(server, sandbox):
+    # The server fills silence with empty lines, which this client passes over.
+    with Client(server.url, api_key=API_KEY, timeout=2.0) as impatient:
+        chunks = list(impatient.get(sandbox.id).exec_stream("sleep 5; echo late"))
+    assert [(c.stream, c.data) for c in chunks] == [("stdout", "late\n")]
+
+
 def test_exec_stream_never_splits_a_character(sandbox):
     text = "".join(c.data for c in sandbox.exec_stream("i=0; while [ $i -lt 5000 ]; do printf 'ä€😀'; i=$((i+1)); done"))
     assert text == "ä€😀" * 5000

@@ -35,7 +35,8 @@ pub(crate) fn architecture() -> &'static str {
   stacyvm run -- python3 -c 'print(40+2)'      run a command, no server needed
   stacyvm serve                                serve the API on http://localhost:7423
   stacyvm spawn --image host                   make a sandbox that stays
-  stacyvm exec sb-0123456789abcdef -- ls -l    run a command in it"
+  stacyvm exec sb-0123456789abcdef -- ls -l    run a command in it
+  stacyvm events --follow                      watch what happens"
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -115,6 +116,12 @@ pub(crate) enum Command {
     Config(commands::config::Config),
     Version(commands::version::Version),
     Completion(commands::completion::Completion),
+    Ps(commands::ps::Ps),
+    Attach(commands::attach::Attach),
+    Signal(commands::signal::Signal),
+    Stats(commands::stats::Stats),
+    Events(commands::events::Events),
+    Man(commands::man::Man),
 }
 
 #[cfg(test)]

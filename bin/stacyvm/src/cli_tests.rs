@@ -58,7 +58,13 @@ fn every_command_is_there_with_examples() {
             "config show",
             "config reference",
             "version",
-            "completion"
+            "completion",
+            "ps",
+            "attach",
+            "signal",
+            "stats",
+            "events",
+            "man"
         ]
     );
 }
@@ -128,6 +134,14 @@ fn mistakes_are_usage_errors() {
         "stacyvm list -q -v",
         "stacyvm serve --port 70000",
         "stacyvm completion tcsh",
+        "stacyvm ps",
+        "stacyvm attach sb-1",
+        "stacyvm attach sb-1 p-1 --from then",
+        "stacyvm signal sb-1 p-1 NOPE",
+        "stacyvm stats --interval 1s",
+        "stacyvm events --after x",
+        "stacyvm events --since 1h --after evt-1",
+        "stacyvm run --copy-in a -- true",
     ] {
         let error = parse(line).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{line}");

@@ -8,6 +8,8 @@ pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 
 /// Exit codes of `run` and `exec` that are not the command's own, as `env`, `timeout` and `docker` use them.
 pub(crate) mod code {
+    /// The command ended, and what it made could not be copied out.
+    pub(crate) const NOT_COPIED: u8 = 123;
     /// The deadline killed the command.
     pub(crate) const TIMED_OUT: u8 = 124;
     /// We failed, not the command.

@@ -5,6 +5,7 @@
 
 mod cli;
 mod commands;
+mod complete;
 mod disposable;
 mod failure;
 mod images;
@@ -21,7 +22,9 @@ mod result;
 mod scratch;
 mod signals;
 mod stdio;
+mod table;
 mod terminal;
+mod transfer;
 
 use clap::Parser;
 use cli::{Cli, Command};
@@ -37,6 +40,9 @@ fn main() -> ExitCode {
             spawned.finish();
         }
         return code;
+    }
+    if complete::answered() {
+        return ExitCode::SUCCESS;
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -54,6 +60,13 @@ fn usage(error: &clap::Error) -> ExitCode {
     let text = error.render();
     // A reader that went away has read enough.
     if error.use_stderr() {
+        if std::env::args_os().take_while(|word| word != "--").any(|word| word == "--json") {
+            return Failure::usage(
+                mistake(&text.to_string()),
+                "`stacyvm --help` and `stacyvm COMMAND --help` show how it is written",
+            )
+            .report(true);
+        }
         let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr()) && output::colours_allowed();
         let _ = if ansi {
             write!(std::io::stderr(), "{}", text.ansi())
@@ -68,6 +81,12 @@ fn usage(error: &clap::Error) -> ExitCode {
         write!(std::io::stdout(), "{text}")
     };
     ExitCode::SUCCESS
+}
+
+/// What is wrong, without how it would be right: the first paragraph, on one line.
+fn mistake(text: &str) -> String {
+    let words: Vec<_> = text.split("\n\n").next().unwrap_or_default().split_whitespace().collect();
+    words.join(" ").trim_start_matches("error: ").to_owned()
 }
 
 fn execute(cli: Cli) -> Result<u8> {
@@ -92,6 +111,12 @@ fn execute(cli: Cli) -> Result<u8> {
         Command::Logs(logs) => block_on(logs.execute(&global)).map(done),
         Command::Image(image) => block_on(image.execute(&global)).map(done),
         Command::Probe(probe) => block_on(probe.execute(&global)).map(done),
+        Command::Ps(ps) => block_on(ps.execute(&global)).map(done),
+        Command::Attach(attach) => block_on(attach.execute(&global)),
+        Command::Signal(signal) => block_on(signal.execute(&global)).map(done),
+        Command::Stats(stats) => block_on(stats.execute(&global)).map(done),
+        Command::Events(events) => block_on(events.execute(&global)).map(done),
+        Command::Man(man) => man.execute(&global).map(done),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
-use stacyvm_client::Client;
+use stacyvm_client::{Client, EventQuery};
 use stacyvm_image::Images;
 use stacyvm_types::{Event, EventType};
 use std::io::IsTerminal;
@@ -16,7 +16,7 @@ pub(crate) async fn shown<T>(client: &Client, image: Option<&str>, work: impl Fu
     let mut bar = Bar::default();
     let watched = async {
         // Without events there is no bar, and nothing else is missing.
-        if let Ok(mut events) = client.events(None).await {
+        if let Ok(mut events) = client.events(&EventQuery::default()).await {
             while let Ok(Some(event)) = events.next().await {
                 bar.hear(&event, image);
             }

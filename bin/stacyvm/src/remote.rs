@@ -27,3 +27,15 @@ pub(crate) fn about_sandbox(error: Error) -> Failure {
     }
     failure
 }
+
+/// A failure of a call about one process. Not found is the process or the sandbox: a look tells.
+pub(crate) async fn about_process(client: &Client, error: Error, sandbox: &str) -> Failure {
+    if !error.is_not_found() {
+        return error.into();
+    }
+    if client.sandbox(sandbox).await.is_err() {
+        return about_sandbox(error);
+    }
+    let fix = format!("`stacyvm ps {sandbox} --all` shows the processes there are");
+    Failure { fix, ..Failure::from(error) }
+}

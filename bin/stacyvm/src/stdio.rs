@@ -132,6 +132,11 @@ pub(crate) fn stdin_is_piped() -> bool {
     !is_null && !rustix::termios::isatty(stdin)
 }
 
+/// Stdin is a terminal.
+pub(crate) fn stdin_is_terminal() -> bool {
+    rustix::termios::isatty(rustix::stdio::stdin())
+}
+
 /// Pieces of stdin, read on a thread of its own; the channel closes at its end.
 pub(crate) fn read_stdin() -> mpsc::Receiver<Bytes> {
     let (sender, receiver) = mpsc::channel(AHEAD);

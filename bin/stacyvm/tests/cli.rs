@@ -131,6 +131,70 @@ fn json_is_what_the_api_says() {
 }
 
 #[test]
+fn a_list_can_be_narrowed() {
+    let count = |args: &[&str]| {
+        let output = against(&[&["list", "--json"], args].concat());
+        serde_json::from_slice::<Value>(&output.stdout).unwrap().as_array().unwrap().len()
+    };
+    assert_eq!((count(&["--state", "running"]), count(&["--provider", "native"])), (2, 2));
+    assert_eq!((count(&["--state", "paused"]), count(&["--owner", "x"])), (0, 0));
+    assert_eq!(text(&against(&["list", "--state", "paused"]).stdout), "No such sandboxes\n");
+    assert_eq!(against(&["list", "--state", "tired"]).status.code(), Some(2));
+}
+
+#[test]
+fn programs_get_mistakes_as_json_too() {
+    let output = run(&["list", "--json", "--nope"]);
+    let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(
+        (&error["error"], output.status.code()),
+        (&json!("unexpected argument '--nope' found"), Some(2))
+    );
+    // Behind the dashes it is a word of the command.
+    let output = run(&["run", "--nope", "--", "x", "--json"]);
+    assert!(text(&output.stderr).starts_with("error: "), "{output:?}");
+    let reference: Value = serde_json::from_slice(&run(&["config", "reference", "--json"]).stdout).unwrap();
+    assert_eq!(reference[0]["variable"], "STACYVM_DATA_DIR");
+}
+
+#[test]
+fn pages_of_the_manual_for_every_command() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = stacyvm(&directory, &["man", "--dir", "pages/man1", "--json"]).output().unwrap();
+    let pages: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(
+        pages["pages"].as_array().unwrap().contains(&json!("pages/man1/stacyvm-image-pull.1")),
+        "{pages}"
+    );
+    for entry in fs::read_dir(directory.path().join("pages/man1")).unwrap() {
+        let page = fs::read_to_string(entry.unwrap().path()).unwrap();
+        assert!(page.contains(".TH stacyvm") && page.contains(".SH NAME"), "{page}");
+    }
+    let one = stacyvm(&directory, &["man", "image", "pull"]).output().unwrap();
+    assert!(text(&one.stdout).contains("stacyvm\\-image\\-pull \\- Pull images"), "{}", text(&one.stdout));
+    assert_eq!(stacyvm(&directory, &["man", "nope"]).output().unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn completion_without_a_server_is_silent_and_makes_nothing() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let directory = tempfile::tempdir().unwrap();
+        let script = stacyvm(&directory, &["completion", shell]).output().unwrap();
+        assert!(script.status.success() && text(&script.stdout).contains("_STACYVM_COMPLETE"), "{shell}");
+        for words in
+            [&["kill", "sb-"][..], &["attach", "sb-1", "p-"], &["run", "--image", "x"], &["nope", ""]]
+        {
+            let index = words.len().to_string();
+            let mut ask = stacyvm(&directory, &[&["--", "stacyvm"], words].concat());
+            ask.env("_STACYVM_COMPLETE", shell).env("_CLAP_COMPLETE_INDEX", index).env("_CLAP_IFS", "\n");
+            let output = ask.env("STACYVM_SERVER", "http://127.0.0.1:9").output().unwrap();
+            assert!(output.status.success() && output.stderr.is_empty(), "{shell} {words:?}: {output:?}");
+        }
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "{shell}");
+    }
+}
+
+#[test]
 fn kill_tells_unknown_from_destroyed() {
     let output = against(&["kill", "sb-1"]);
     assert_eq!((text(&output.stdout), output.status.code()), ("Sandbox sb-1 destroyed\n", Some(0)));

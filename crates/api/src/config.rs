@@ -43,7 +43,7 @@ pub struct BodyLimits {
     pub idle: Duration,
     /// Longest time for a body that is held in memory.
     pub buffered: Duration,
-    /// Between signs of life on event streams and full record streams.
+    /// Longest silence on a stream: a sign of life is sent then.
     pub heartbeat: Duration,
 }
 

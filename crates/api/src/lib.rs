@@ -10,6 +10,7 @@ mod config;
 mod cors;
 mod drain;
 mod error;
+mod event_filter;
 mod exec_guard;
 mod extract;
 mod host;

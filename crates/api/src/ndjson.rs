@@ -9,12 +9,15 @@ use axum::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use http::header;
+use http::{HeaderName, header};
 use serde::Serialize;
 use stacyvm_provider::{OutputEvent, OutputStream, ProcessInfo, StdStream};
 use stacyvm_types::{Encoding, OutputChunk, StreamChunk, StreamName, StreamRecord};
 use std::{collections::VecDeque, io, time::Duration};
 use tokio_util::sync::CancellationToken;
+
+/// Tells proxies (nginx and those that took it over) to pass each piece on as it comes.
+pub(crate) const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-accel-buffering"), "no");
 
 /// What the lines look like.
 pub(crate) enum Format {
@@ -24,6 +27,8 @@ pub(crate) enum Format {
         encoding: Encoding,
         /// Named when the deadline kills the command.
         sandbox: String,
+        /// Longest silence. The sign of life is an empty line, which published clients pass over.
+        heartbeat: Duration,
     },
     /// [`StreamRecord`]s.
     Full {
@@ -51,7 +56,12 @@ pub(crate) fn response(
         let line = pump.next().await?;
         Some((line, pump))
     });
-    let headers = [(header::CONTENT_TYPE, "application/x-ndjson"), (header::CACHE_CONTROL, "no-cache")];
+    let headers = [
+        (header::CONTENT_TYPE, "application/x-ndjson"),
+        (header::CACHE_CONTROL, "no-cache"),
+        // A proxy that collects an answer before it passes it on makes a stream of none.
+        (UNBUFFERED.0, UNBUFFERED.1),
+    ];
     (headers, Body::from_stream(body)).into_response()
 }
 
@@ -79,10 +89,7 @@ impl Pump {
                 }
                 None => {}
             }
-            let heartbeat = match self.lines.format {
-                Format::Full { heartbeat, .. } => heartbeat,
-                Format::Simple { .. } => Duration::MAX,
-            };
+            let (Format::Full { heartbeat, .. } | Format::Simple { heartbeat, .. }) = self.lines.format;
             tokio::select! {
                 biased;
                 // First, or a command that never falls silent would never be noticed to outlast the server.
@@ -90,9 +97,7 @@ impl Pump {
                     self.lines.broken(&ApiError::unavailable("the server is stopping; attach again at the next offset"));
                 }
                 event = self.output.next() => self.take(event),
-                () = tokio::time::sleep(heartbeat), if heartbeat != Duration::MAX => {
-                    self.lines.push(&StreamRecord::Heartbeat);
-                }
+                () = tokio::time::sleep(heartbeat) => self.lines.heartbeat(),
             }
         }
     }
@@ -152,6 +157,13 @@ impl Lines {
                 tracing::error!(%error, "an output record could not be written as JSON");
                 self.ending = Some(Ending::Cut);
             }
+        }
+    }
+
+    fn heartbeat(&mut self) {
+        match self.format {
+            Format::Full { .. } => self.push(&StreamRecord::Heartbeat),
+            Format::Simple { .. } => self.lines.push_back(Bytes::from_static(b"\n")),
         }
     }
 
@@ -270,7 +282,7 @@ mod tests {
     }
 
     fn simple(encoding: Encoding) -> Format {
-        Format::Simple { encoding, sandbox: "sb-1".into() }
+        Format::Simple { encoding, sandbox: "sb-1".into(), heartbeat: Duration::from_secs(15) }
     }
 
     fn full() -> Format {
@@ -354,6 +366,18 @@ mod tests {
         assert_eq!(line().await, "{\"stream\":\"heartbeat\"}\n");
         stop.cancel();
         assert!(line().await.contains("UNAVAILABLE"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_of_simple_streams_is_filled_with_empty_lines() {
+        let later = async {
+            tokio::time::sleep(Duration::from_secs(50)).await;
+            Ok(chunk(StdStream::Stdout, 0, b"a"))
+        };
+        let events = stream::once(later).chain(stream::iter([Ok(ended(false))]));
+        let response = response(events.boxed(), simple(Encoding::Utf8), None, CancellationToken::new());
+        let text = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(text, "\n\n\n{\"stream\":\"stdout\",\"data\":\"a\"}\n");
     }
 
     proptest! {

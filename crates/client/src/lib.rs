@@ -20,7 +20,7 @@ mod system;
 pub use attachment::{Attachment, Output};
 pub use client::{Client, Options};
 pub use error::{Error, Result};
-pub use events::EventStream;
+pub use events::{EventQuery, EventStream, EventWatch, Heard};
 pub use files::{Download, Upload};
 pub use processes::RecordStream;
 pub use sandboxes::CreateOptions;

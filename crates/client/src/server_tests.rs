@@ -1,6 +1,6 @@
 //! The client against a server that breaks connections, answers like a proxy, stops in the middle of files.
 
-use crate::{Client, CreateOptions, Error, Options, Output, Upload};
+use crate::{Client, CreateOptions, Error, EventQuery, Heard, Options, Output, Upload};
 use axum::{
     Json, Router,
     body::{Body, Bytes},
@@ -11,7 +11,7 @@ use axum::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::{StreamExt, stream};
-use stacyvm_types::{CreateSandbox, ErrorCode, StreamName};
+use stacyvm_types::{CreateSandbox, ErrorCode, MissedEvents, StreamName};
 use std::{
     collections::HashMap,
     io,
@@ -239,14 +239,67 @@ async fn a_download_that_ends_early_is_an_error() {
     assert!(matches!(ranged, Error::Protocol(_)), "{ranged:?}");
 }
 
-#[tokio::test]
-async fn events_as_they_come() {
-    let events = |headers: HeaderMap| async move {
-        assert_eq!(headers["last-event-id"], "evt-6");
-        ": hello\n\nid: evt-7\ndata: {\"id\":\"evt-7\",\"type\":\"sandbox.running\",\ndata: \"timestamp\":\"2026-01-01T00:00:00Z\"}\n\ndata: {\"cut"
+/// Sends what follows the id that is asked for, one event and then the end of the connection; in between, bad gateways.
+async fn events(State(calls): State<Arc<AtomicUsize>>, headers: HeaderMap) -> Response {
+    let call = calls.fetch_add(1, Ordering::SeqCst);
+    let last = headers.get("last-event-id").map(|id| id.to_str().unwrap().to_owned());
+    let event = |id: &str| {
+        format!(
+            "id: {id}\ndata: {{\"id\":\"{id}\",\"type\":\"sandbox.running\",\ndata:\"timestamp\":\"2026-01-01T00:00:00Z\"}}\n\n"
+        )
     };
-    let client = client(serve(Router::new().route("/events", get(events))).await);
-    let mut stream = client.events(Some("evt-6")).await.unwrap();
-    assert_eq!(stream.next().await.unwrap().unwrap().id, "evt-7");
-    assert!(stream.next().await.unwrap().is_none());
+    match (call, last.as_deref()) {
+        (0, None) => ": hello\nid: evt-6\n\n".into_response(),
+        (1, Some("evt-6")) => format!("{}data: {{\"cut", event("evt-7")).into_response(),
+        (2, _) => StatusCode::BAD_GATEWAY.into_response(),
+        // Two that a filter left out, and a name of the future.
+        (3, Some("evt-7")) => "id: evt-9\n: keep-alive\n\nevent: new\ndata: 1\n\n".into_response(),
+        (4, Some("evt-9")) => {
+            let missed = "event: missed\r\nid: evt-19\r\ndata: {\"after\":\"evt-9\",\"next\":\"evt-20\",\"count\":10}\r\n\r\n";
+            (missed.to_owned() + &event("evt-20")).into_response()
+        }
+        (5, Some("evt-20")) => StatusCode::UNAUTHORIZED.into_response(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn events_go_on_where_the_last_connection_ended() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let client = client(serve(Router::new().route("/events", get(events)).with_state(calls)).await);
+    let mut watch = client.watch_events(EventQuery::default(), Duration::from_secs(20));
+    let mut next = async || watch.next().await.map(Option::unwrap);
+    let id = |heard: Heard| match heard {
+        Heard::Event(event) => event.id,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(id(next().await.unwrap()), "evt-7");
+    let missed = MissedEvents { after: "evt-9".into(), next: Some("evt-20".into()), count: Some(10) };
+    assert_eq!(next().await.unwrap(), Heard::Missed(missed));
+    assert_eq!(id(next().await.unwrap()), "evt-20");
+    assert!(matches!(next().await, Err(Error::Api { status: 401, .. })), "not a loss that passes");
+}
+
+#[tokio::test]
+async fn queries_are_spelt_as_the_server_reads_them() {
+    let echo = |Query(query): Query<HashMap<String, String>>| async move {
+        let mut pairs: Vec<_> = query.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+        pairs.sort();
+        (
+            StatusCode::BAD_REQUEST,
+            Json(serde_json::json!({"code": "BAD_REQUEST", "message": pairs.join(" ")})),
+        )
+    };
+    let client = client(serve(Router::new().route("/events", get(echo))).await);
+    let query = EventQuery {
+        after: Some("evt-1".into()),
+        since: Some("10m".into()),
+        types: vec!["exec".into(), "file.read".into()],
+        sandboxes: vec!["sb-1".into()],
+        owner: Some("zoë".into()),
+        past: true,
+    };
+    let error = client.events(&query).await.unwrap_err();
+    assert_eq!(error.to_string(), "follow=false owner=zoë sandbox_id=sb-1 since=10m type=exec,file.read");
+    assert_eq!(client.events(&EventQuery::default()).await.unwrap_err().to_string(), "");
 }

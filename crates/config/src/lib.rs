@@ -27,7 +27,7 @@ pub use images::Images;
 pub use key::{Effect, Key, Kind};
 pub use load::{Loaded, Override, Sources, load};
 pub use problem::{Invalid, Place, Problem};
-pub use show::{reference, to_json, to_yaml};
+pub use show::{reference, reference_json, to_json, to_yaml};
 pub use table::{KEYS, find};
 pub use typed::{
     Auth, Config, Database, Defaults, LogFormat, LogLevel, Logging, NativeNetwork, Providers, Server,

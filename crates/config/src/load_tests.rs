@@ -87,6 +87,17 @@ fn every_problem_of_every_source_is_reported() {
 }
 
 #[test]
+fn signs_of_life_come_in_time_for_clients() {
+    let host = Host::new();
+    let loaded = |text| load(&host.sources(&[("STACYVM_SERVER_STREAM_HEARTBEAT", text)]));
+    assert_eq!(loaded("100ms").unwrap().config.server.stream_heartbeat.as_millis(), 100);
+    for text in ["99ms", "31s", "0s"] {
+        let problems = loaded(text).unwrap_err().problems;
+        assert!(problems[0].to_string().contains("100ms to 30s"), "{text}: {problems:?}");
+    }
+}
+
+#[test]
 fn secrets_come_from_files_trimmed() {
     let host = Host::new();
     let path = host.write("key", "  s3cret\n");

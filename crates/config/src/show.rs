@@ -74,6 +74,21 @@ fn to_json_value(value: &Value) -> Json {
     }
 }
 
+/// One object for each key there is: `key`, `variable`, `takes`, `default`, `meaning`, `effect`.
+pub fn reference_json() -> Json {
+    let object = |key: &crate::Key| {
+        json!({
+            "key": key.name,
+            "variable": key.variable(),
+            "takes": key.kind.describe(),
+            "default": key.default,
+            "meaning": key.doc,
+            "effect": key.effect == Effect::Live,
+        })
+    };
+    KEYS.iter().map(object).collect()
+}
+
 /// Every key as a table in Markdown.
 pub fn reference() -> String {
     let mut out = "| Key | Variable | Takes | Default | Meaning |\n|---|---|---|---|---|\n".to_owned();

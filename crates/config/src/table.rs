@@ -41,6 +41,7 @@ pub static KEYS: &[Key] = &[
     key("server.host", Text, "", Live, "Address to listen on. Default: 0.0.0.0 with an API key, 127.0.0.1 without. An address that is not loopback needs a key or auth.allow_unauthenticated."),
     key("server.port", PORT, "7423", Live, "Port to listen on; 0 takes a free one."),
     key("server.preview_domain", Text, "localhost", Live, "Domain under which sandbox ports are previewed; returned with each sandbox."),
+    key("server.stream_heartbeat", Duration, "15s", Live, "Longest silence on a stream: a sign of life is sent then, which keeps proxies from cutting it. Below the idle time of the proxy in front; 100ms to 30s."),
     key("server.cors_allowed_origins", List, "*", Live, "Origins whose web pages may read answers; * or an empty list: any."),
 
     key("worker.id", Text, "", None, "Name of this worker; empty: the host name."),

@@ -43,6 +43,8 @@ pub struct Server {
     pub port: u16,
     /// Domain of previews; empty: none.
     pub preview_domain: String,
+    /// Longest silence on a stream.
+    pub stream_heartbeat: Duration,
     /// Origins whose pages may read answers; empty or `*`: any.
     pub cors_allowed_origins: Vec<String>,
 }
@@ -222,6 +224,7 @@ impl Config {
                 host: host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host).to_owned(),
                 port: u16::try_from(settings.int("server.port")).unwrap_or(0),
                 preview_domain: settings.text("server.preview_domain").to_owned(),
+                stream_heartbeat: settings.duration("server.stream_heartbeat"),
                 cors_allowed_origins: settings.list("server.cors_allowed_origins"),
             },
             images: Images::new(settings, cwd),

@@ -6,10 +6,13 @@ use crate::{
     typed::Config,
     value::Settings,
 };
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
 /// Providers of this version, in the order in which `auto` tries them.
 pub(crate) const PROVIDERS: &[&str] = &["docker", "native", "mock"];
+
+/// What `server.stream_heartbeat` may be.
+const HEARTBEAT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(30);
 
 /// A key is configured, inline or by file.
 pub(crate) fn has_credentials(settings: &Settings) -> bool {
@@ -36,6 +39,10 @@ pub(crate) fn all(settings: &Settings, problems: &mut Vec<Problem>, warnings: &m
                 "write scheme and host, as in https://app.example.org",
             );
         }
+    }
+    if !HEARTBEAT.contains(&settings.duration("server.stream_heartbeat")) {
+        // Clients give a silent stream up after a minute.
+        problem("server.stream_heartbeat", "is out of range".to_owned(), "use 100ms to 30s");
     }
     for directory in settings.list("providers.native.image_dirs") {
         if !directory.starts_with('/') {

@@ -157,6 +157,17 @@ impl Engine {
         Ok(find(&self.core, id).await?.record().as_ref().clone())
     }
 
+    /// Whose a sandbox is or was, as long as that is kept; `None` if it is not known, empty for nobody's.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store cannot be read.
+    pub async fn owner_of(&self, id: &str) -> Result<Option<String>> {
+        if let Some(handle) = self.core.registry.get(id) {
+            return Ok(Some(handle.record().owner.clone()));
+        }
+        Ok(self.core.store.sandbox(id).await?.map(|row| row.owner))
+    }
+
     /// Sandboxes that are not destroyed, newest first.
     ///
     /// # Errors

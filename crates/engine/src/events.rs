@@ -6,19 +6,20 @@
 //! not take events (disk full), the writer keeps trying and the queue fills; then new events are dropped and counted.
 //! Events that are queued when the process is killed are lost: they report, the sandbox rows decide.
 
-use futures::{Stream, StreamExt, stream, stream::BoxStream};
+mod subscription;
+
+pub use subscription::{Heard, Missed, Subscription};
+
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use stacyvm_store::{EventRow, Store, StoreError};
-use stacyvm_types::{Event, EventType};
+use stacyvm_types::EventType;
 use std::{
     collections::VecDeque,
-    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 use tokio::sync::{Notify, broadcast, watch};
@@ -114,17 +115,16 @@ impl EventBus {
     }
 
     /// Events with a number greater than `after` as far as they are kept, then each new one; without `after` (or with
-    /// one that was never given out), only new ones. Without gap and without duplicate; a subscriber that is slow reads
-    /// from the store what it missed. Ends when the engine stops.
+    /// one that was never given out, which is said), only new ones. In order and without duplicate; a subscriber that is
+    /// slow reads from the store what it missed, and what is not kept any more is said to be missing. Ends when the engine
+    /// stops.
     pub fn subscribe(&self, after: Option<u64>) -> Subscription {
-        // Subscribed first, then looked at the newest, which the writer publishes before it sends: an event is either sent
-        // to this receiver or known to be in the store.
-        let live = self.inner.live.subscribe();
-        let newest = *self.inner.published.borrow();
-        let seen = after.filter(|after| *after <= newest).unwrap_or(newest);
-        let reader =
-            Reader { inner: self.inner.clone(), live, seen, page: VecDeque::new(), replay: seen < newest };
-        Subscription(stream::unfold(reader, Reader::next).boxed())
+        Subscription::new(self.inner.clone(), after, true)
+    }
+
+    /// The same without new ones: ends at the newest event that is stored now.
+    pub fn history(&self, after: u64) -> Subscription {
+        Subscription::new(self.inner.clone(), Some(after), false)
     }
 
     /// How many subscribe now.
@@ -223,78 +223,9 @@ impl Inner {
     }
 }
 
-/// A subscriber's stream of events; see [`EventBus::subscribe`].
-pub struct Subscription(BoxStream<'static, Event>);
-
-impl Stream for Subscription {
-    type Item = Event;
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Event>> {
-        self.0.poll_next_unpin(context)
-    }
-}
-
-impl std::fmt::Debug for Subscription {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Subscription")
-    }
-}
-
-struct Reader {
-    inner: Arc<Inner>,
-    live: broadcast::Receiver<Arc<EventRow>>,
-    /// Number of the last event handed out.
-    seen: u64,
-    page: VecDeque<EventRow>,
-    /// There may be more in the store than was sent to `live`.
-    replay: bool,
-}
-
-impl Reader {
-    async fn next(mut self) -> Option<(Event, Self)> {
-        loop {
-            if let Some(row) = self.page.pop_front() {
-                self.seen = row.seq;
-                return Some((wire(&row), self));
-            }
-            if self.replay {
-                match self.inner.store.events_after(self.seen, PAGE).await {
-                    Ok(rows) => {
-                        self.replay = !rows.is_empty();
-                        self.page = rows.into();
-                    }
-                    Err(error) => {
-                        // Ending here lets the subscriber come back with its last id; going on would be a gap.
-                        tracing::warn!(%error, "events could not be replayed");
-                        return None;
-                    }
-                }
-                continue;
-            }
-            let received = tokio::select! {
-                received = self.live.recv() => received,
-                () = self.inner.closed.cancelled() => return None,
-            };
-            match received {
-                Ok(row) if row.seq <= self.seen => {}
-                Ok(row) => {
-                    self.seen = row.seq;
-                    return Some((wire(&row), self));
-                }
-                Err(broadcast::error::RecvError::Lagged(_)) => self.replay = true,
-                Err(broadcast::error::RecvError::Closed) => return None,
-            }
-        }
-    }
-}
-
-fn wire(row: &EventRow) -> Event {
-    Event {
-        id: format!("evt-{}", row.seq),
-        kind: row.kind,
-        sandbox_id: row.sandbox_id.clone(),
-        timestamp: row.at,
-        data: serde_json::from_str(&row.data).unwrap_or_default(),
-    }
+/// The id of the event with this number.
+pub fn event_id(number: u64) -> String {
+    format!("evt-{number}")
 }
 
 /// The number in an event id (`evt-7`), or `None` for what is no event id.

@@ -30,7 +30,7 @@ mod ttl;
 pub use config::{Defaults, EngineConfig, Limits};
 pub use engine::Engine;
 pub use error::{Error, Result};
-pub use events::{EventBus, Subscription, event_number};
+pub use events::{EventBus, Heard, Missed, Subscription, event_id, event_number};
 pub use operations::Operation;
 pub use providers::ProviderStatus;
 pub use record::SandboxRecord;

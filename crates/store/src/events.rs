@@ -89,6 +89,18 @@ impl Store {
         Ok(newest.map_or(0, i64::unsigned_abs))
     }
 
+    /// Number of the oldest event that is kept, of whatever kind; 0 if there is none.
+    ///
+    /// # Errors
+    /// Any [`crate::StoreError`].
+    pub async fn first_event(&self) -> Result<u64> {
+        let oldest: Option<i64> = sqlx::query_scalar("SELECT MIN(seq) FROM events")
+            .fetch_one(&self.reader)
+            .await
+            .map_err(|error| self.sort(error))?;
+        Ok(oldest.map_or(0, i64::unsigned_abs))
+    }
+
     /// Deletes all but the newest `keep` events (at least one is kept). Returns how many went.
     ///
     /// # Errors
@@ -125,7 +137,7 @@ mod tests {
     #[tokio::test]
     async fn events_come_back_in_order_from_where_one_asks() {
         let store = Store::in_memory().await.unwrap();
-        assert_eq!(store.last_event().await.unwrap(), 0);
+        assert_eq!((store.first_event().await.unwrap(), store.last_event().await.unwrap()), (0, 0));
         store.append_events(&[event(1), event(2), event(3)]).await.unwrap();
         assert_eq!(store.events_after(0, 2).await.unwrap(), [event(1), event(2)]);
         assert_eq!(store.events_after(2, 10).await.unwrap(), [event(3)]);
@@ -146,7 +158,9 @@ mod tests {
     async fn pruning_keeps_the_newest_and_so_the_numbering() {
         let store = Store::in_memory().await.unwrap();
         store.append_events(&(1..=10).map(event).collect::<Vec<_>>()).await.unwrap();
+        assert_eq!(store.first_event().await.unwrap(), 1);
         assert_eq!(store.prune_events(3).await.unwrap(), 7);
+        assert_eq!(store.first_event().await.unwrap(), 8);
         assert_eq!(store.prune_events(0).await.unwrap(), 2);
         assert_eq!(store.events_after(0, 10).await.unwrap(), [event(10)]);
         assert_eq!(store.last_event().await.unwrap(), 10);

@@ -25,6 +25,21 @@ pub struct Event {
     pub data: Map<String, Value>,
 }
 
+/// Said on the event stream, as an event named `missed`, when events that were asked for are not there any more: the
+/// client was away for too long, or is too slow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MissedEvents {
+    /// The last event before the gap.
+    pub after: String,
+    /// The first event that is still kept; absent if `after` was never given out here, as in another installation, and
+    /// then only new events follow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// How many are missing, before any filter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+}
+
 macro_rules! event_types {
     ($($variant:ident = $name:literal, $doc:literal;)+) => {
         /// Kinds of events.
@@ -37,7 +52,7 @@ macro_rules! event_types {
         impl EventType {
             /// Every kind.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
-            /// The kind as stored and sent.
+            /// The kind as stored and sent: a group and a word, as in `sandbox.created`.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $name,)+ }
             }
@@ -66,6 +81,13 @@ event_types! {
     ImagePull = "image.pull", "Progress of an image pull: `image`, `status` (`pulling`, `done`, `failed`), `layers`, `layers_done`, `bytes`, `bytes_done`, `error`.";
     ProviderFailed = "provider.failed", "A runtime failed an operation.";
     ReconcileAction = "reconcile.action", "Recovery, or a runtime by itself, decided about something that it found; `action` says what.";
+}
+
+impl EventType {
+    /// What stands before the dot: events of a group are asked for by it.
+    pub fn group(self) -> &'static str {
+        self.as_str().split('.').next().unwrap_or_default()
+    }
 }
 
 impl std::str::FromStr for EventType {

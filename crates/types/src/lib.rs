@@ -16,7 +16,7 @@ mod system;
 
 pub use duration::WireDuration;
 pub use error::{ErrorBody, ErrorCode};
-pub use event::{Event, EventType};
+pub use event::{Event, EventType, MissedEvents};
 pub use exec::*;
 pub use file::*;
 pub use image::*;

@@ -208,6 +208,11 @@ const SIGNALS: [(&str, i32); 31] = [
 ];
 
 impl SignalName {
+    /// Every name, without `SIG`.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        SIGNALS.into_iter().map(|(name, _)| name)
+    }
+
     /// The number, 1 to 64, or `None` for what is no signal.
     pub fn number(&self) -> Option<i32> {
         let number = match self {

@@ -3,6 +3,7 @@
 
 pub mod counters;
 pub mod faults;
+pub mod idle_proxy;
 pub mod probe;
 
 use anyhow::{Context, Result, ensure};

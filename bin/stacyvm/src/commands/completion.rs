@@ -1,14 +1,19 @@
 //! `stacyvm completion`.
 
-use crate::{cli::Cli, failure::Result, output};
-use clap::{Args, CommandFactory, ValueEnum};
+use crate::{complete::VARIABLE, failure::Result, output};
+use clap::{Args, ValueEnum};
+use clap_complete::env::Shells;
 
 /// Print a completion script for a shell
+///
+/// It completes commands and flags, and asks the server for ids of sandboxes and processes and for names of images. The
+/// script calls this program while you type; make it anew when the program is updated.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   source <(stacyvm completion bash)
-  stacyvm completion zsh > \"${fpath[1]}/_stacyvm\"
-  stacyvm completion fish > ~/.config/fish/completions/stacyvm.fish")]
+  source <(stacyvm completion zsh)
+  stacyvm completion fish > ~/.config/fish/completions/stacyvm.fish
+  stacyvm completion powershell | Out-String | Invoke-Expression")]
 pub(crate) struct Completion {
     /// The shell
     shell: Shell,
@@ -26,15 +31,26 @@ enum Shell {
 
 impl Completion {
     pub(crate) fn execute(&self) -> Result<()> {
-        let shell = match self.shell {
-            Shell::Bash => clap_complete::Shell::Bash,
-            Shell::Zsh => clap_complete::Shell::Zsh,
-            Shell::Fish => clap_complete::Shell::Fish,
-            Shell::Powershell => clap_complete::Shell::PowerShell,
-            Shell::Elvish => clap_complete::Shell::Elvish,
+        let name = match self.shell {
+            Shell::Bash => "bash",
+            Shell::Zsh => "zsh",
+            Shell::Fish => "fish",
+            Shell::Powershell => "powershell",
+            Shell::Elvish => "elvish",
         };
         let mut script = Vec::new();
-        clap_complete::generate(shell, &mut Cli::command(), "stacyvm", &mut script);
+        if let Some(shell) = Shells::builtins().completer(name) {
+            shell.write_registration(VARIABLE, "stacyvm", "stacyvm", &program(), &mut script)?;
+        }
         output::text(&String::from_utf8_lossy(&script))
     }
+}
+
+/// How the script calls us: as we were called, from wherever that is done.
+fn program() -> String {
+    let called = std::env::args_os().next().map(std::path::PathBuf::from).unwrap_or_default();
+    if called.components().count() < 2 {
+        return "stacyvm".to_owned();
+    }
+    std::path::absolute(&called).unwrap_or(called).to_string_lossy().into_owned()
 }

@@ -38,12 +38,15 @@ enum Action {
         set: bool,
     },
     /// Print every key and variable with its meaning, as a table in Markdown
+    ///
+    /// With --json: an array of {"key", "variable", "takes", "default", "meaning", "effect"}.
     Reference,
 }
 
 impl Config {
     pub(crate) fn execute(&self, global: &Global) -> Result<()> {
         match self.action {
+            Action::Reference if global.json => output::json(&stacyvm_config::reference_json()),
             Action::Reference => output::text(&stacyvm_config::reference()),
             Action::Show { set } => show(global, set),
         }

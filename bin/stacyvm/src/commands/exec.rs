@@ -2,6 +2,7 @@
 
 use crate::{
     cli::Global,
+    complete,
     failure::{Result, code},
     output, parse,
     process::{self, End, Input, Remote},
@@ -12,6 +13,7 @@ use crate::{
     terminal::{self, keys::DetachKeys},
 };
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use stacyvm_client::Client;
 use stacyvm_types::{ExecMode, Limit, StartProcess, WireDuration};
 use std::time::Instant;
@@ -36,6 +38,7 @@ use std::time::Instant;
   tar c . | stacyvm exec sb-0123456789abcdef -i -- tar x")]
 pub(crate) struct Exec {
     /// The sandbox
+    #[arg(add = ArgValueCompleter::new(complete::sandboxes))]
     id: String,
     /// Join the words with spaces and give them to `sh -c`
     #[arg(long)]

@@ -2,11 +2,13 @@
 
 use crate::{
     cli::Global,
+    complete,
     failure::{Failure, Result},
     output,
     remote::about_sandbox,
 };
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 
 /// Destroy sandboxes
 ///
@@ -19,7 +21,7 @@ use clap::Args;
   stacyvm ls --json | jq -r '.[].id' | xargs -r stacyvm kill")]
 pub(crate) struct Kill {
     /// Sandboxes to destroy
-    #[arg(required = true, value_name = "ID")]
+    #[arg(required = true, value_name = "ID", add = ArgValueCompleter::new(complete::sandboxes))]
     ids: Vec<String>,
 }
 

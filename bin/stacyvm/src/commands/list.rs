@@ -2,10 +2,13 @@
 
 use crate::{
     cli::Global,
+    complete,
     failure::Result,
-    output::{self, Cell},
+    output,
+    table::{Cell, Table},
 };
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use jiff::{Timestamp, ZonedDateTime, tz::TimeZone};
 use stacyvm_types::{Sandbox, SandboxState};
 
@@ -13,40 +16,64 @@ use stacyvm_types::{Sandbox, SandboxState};
 ///
 /// With --json: an array of sandboxes as the API describes them.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  stacyvm list\n  stacyvm ls --json | jq -r '.[].id'")]
-pub(crate) struct List {}
+#[command(after_help = "Examples:
+  stacyvm list
+  stacyvm list --state paused --owner team-a
+  stacyvm ls --json | jq -r '.[].id'")]
+pub(crate) struct List {
+    /// Only in this state
+    #[arg(long, value_name = "STATE", value_parser = in_state, add = ArgValueCompleter::new(complete::states))]
+    state: Option<SandboxState>,
+    /// Only on this provider
+    #[arg(long, value_name = "NAME")]
+    provider: Option<String>,
+    /// Only of this owner
+    #[arg(long, value_name = "OWNER")]
+    owner: Option<String>,
+}
+
+fn in_state(text: &str) -> Result<SandboxState, String> {
+    text.parse().map_err(|_| format!("use one of {}", SandboxState::ALL.map(SandboxState::as_str).join(", ")))
+}
 
 impl List {
     pub(crate) async fn execute(&self, global: &Global) -> Result<()> {
-        let sandboxes = global.client()?.list().await?;
+        let mut sandboxes = global.client()?.list().await?;
+        let all = sandboxes.len();
+        sandboxes.retain(|sandbox| {
+            self.state.is_none_or(|state| sandbox.state == state)
+                && self.provider.as_ref().is_none_or(|provider| sandbox.provider == *provider)
+                && self.owner.as_ref().is_none_or(|owner| sandbox.owner_id == *owner)
+        });
         if global.json {
             return output::json(&sandboxes);
         }
         if sandboxes.is_empty() {
-            return output::line("No active sandboxes");
+            return output::line(if all == 0 { "No active sandboxes" } else { "No such sandboxes" });
         }
         output::text(&render(&sandboxes, &ZonedDateTime::now(), output::width(), output::colours()))
     }
 }
 
 fn render(sandboxes: &[Sandbox], now: &ZonedDateTime, width: Option<usize>, colours: bool) -> String {
-    let rows: Vec<Vec<Cell>> = sandboxes
-        .iter()
-        .map(|sandbox| {
-            vec![
-                Cell::new(&sandbox.id),
-                state(sandbox.state),
-                Cell::new(&sandbox.provider),
-                Cell::new(&sandbox.image),
-                Cell::new(clock(sandbox.created_at, now)),
-                Cell::new(clock(sandbox.expires_at, now)),
-            ]
-        })
-        .collect();
-    output::table(&["ID", "STATE", "PROVIDER", "IMAGE", "CREATED", "EXPIRES"], &rows, 3, width, colours)
+    let mut table = Table::new(&["ID", "STATE", "PROVIDER", "IMAGE", "CREATED", "EXPIRES"])
+        .cut(&[(3, 10)])
+        .leave_out(&[4, 2, 5]);
+    for sandbox in sandboxes {
+        table.row(vec![
+            Cell::new(&sandbox.id),
+            state(sandbox.state),
+            Cell::new(&sandbox.provider),
+            Cell::new(&sandbox.image),
+            Cell::new(clock(sandbox.created_at, now)),
+            Cell::new(clock(sandbox.expires_at, now)),
+        ]);
+    }
+    table.render(width, colours)
 }
 
-fn state(state: SandboxState) -> Cell {
+/// A state of a sandbox in its colour.
+pub(crate) fn state(state: SandboxState) -> Cell {
     let cell = Cell::new(state.as_str());
     match state {
         SandboxState::Running => cell.coloured("32"),
@@ -57,7 +84,7 @@ fn state(state: SandboxState) -> Cell {
 }
 
 /// Local time of day; with the date when that is not today.
-fn clock(at: Timestamp, now: &ZonedDateTime) -> String {
+pub(crate) fn clock(at: Timestamp, now: &ZonedDateTime) -> String {
     let zone: TimeZone = now.time_zone().clone();
     let at = at.to_zoned_datetime(zone);
     let format = if at.date() == now.date() { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" };

@@ -1,7 +1,8 @@
 //! `stacyvm logs`.
 
-use crate::{cli::Global, failure::Result, output, remote::about_sandbox};
+use crate::{cli::Global, complete, failure::Result, output, remote::about_sandbox};
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 
 /// Print what processes of a sandbox wrote last
 ///
@@ -15,6 +16,7 @@ use clap::Args;
   stacyvm logs sb-0123456789abcdef --console")]
 pub(crate) struct Logs {
     /// The sandbox
+    #[arg(add = ArgValueCompleter::new(complete::sandboxes))]
     id: String,
     /// How many lines
     #[arg(short = 'n', long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]

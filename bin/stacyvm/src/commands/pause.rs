@@ -1,7 +1,8 @@
 //! `stacyvm pause` and `stacyvm resume`.
 
-use crate::{cli::Global, failure::Result, output, remote::about_sandbox};
+use crate::{cli::Global, complete, failure::Result, output, remote::about_sandbox};
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use stacyvm_types::Sandbox;
 
 /// Freeze a sandbox
@@ -16,6 +17,7 @@ use stacyvm_types::Sandbox;
   stacyvm pause sb-0123456789abcdef --json | jq -r .state")]
 pub(crate) struct Pause {
     /// The sandbox
+    #[arg(add = ArgValueCompleter::new(complete::sandboxes))]
     id: String,
 }
 
@@ -28,6 +30,7 @@ pub(crate) struct Pause {
   stacyvm resume sb-0123456789abcdef --json | jq -r .state")]
 pub(crate) struct Resume {
     /// The sandbox
+    #[arg(add = ArgValueCompleter::new(complete::sandboxes))]
     id: String,
 }
 

@@ -1,7 +1,8 @@
 //! `stacyvm spawn`.
 
-use crate::{cli::Global, failure::Result, output, parse, pulling};
+use crate::{cli::Global, complete, failure::Result, output, parse, pulling};
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use stacyvm_client::CreateOptions;
 use stacyvm_types::{CreateSandbox, WireDuration};
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ use std::collections::BTreeMap;
   id=$(stacyvm spawn --image host --json | jq -r .id)")]
 pub(crate) struct Spawn {
     /// What the root filesystem comes from
-    #[arg(long, value_name = "IMAGE")]
+    #[arg(long, value_name = "IMAGE", add = ArgValueCompleter::new(complete::served_images))]
     image: Option<String>,
     /// Provider that runs it
     #[arg(long, value_name = "NAME")]

@@ -3,9 +3,11 @@
 
 mod embedded;
 mod remote;
+mod watch;
 
 pub(crate) use embedded::Embedded;
 pub(crate) use remote::Remote;
+pub(crate) use watch::{Left, watch};
 
 use crate::{
     failure::{Failure, Result, code},
@@ -115,37 +117,29 @@ pub(crate) async fn drive<A: Attached>(
     sink: &mut Sink,
 ) -> Result<End> {
     let control = process.control();
-    let Input { stdin, offset, session } = input;
+    let Input { stdin, offset, mut session } = input;
     let pump = stdin.map(|stdin| tokio::spawn(pump(control.clone(), stdin, offset)));
-    let outcome = match session {
-        None => follow(process, &control, signals, sink).await.map(End::Exited),
-        Some(session) => at_terminal(process, &control, signals, sink, session).await,
+    let outcome = tokio::select! {
+        exit = follow(process, &control, signals, sink) => exit.map(End::Exited),
+        () = at_terminal(&control, session.as_mut()) => Ok(End::Detached),
     };
     if let Some(pump) = pump {
         pump.abort();
     }
+    if let Some(session) = session.filter(|_| !matches!(outcome, Ok(End::Exited(_)))) {
+        session.terminal.leave();
+    }
     outcome
 }
 
-/// Follows a process that has our terminal.
-async fn at_terminal<A: Attached>(
-    process: &mut A,
-    control: &A::Control,
-    signals: &mut Signals,
-    sink: &mut Sink,
-    session: Session,
-) -> Result<End> {
-    let Session { mut terminal, left } = session;
-    let outcome = tokio::select! {
-        exit = follow(process, control, signals, sink) => exit.map(End::Exited),
-        never = pass_sizes_on(control, &mut terminal) => match never {},
+/// Passes the sizes of our terminal on, if it is passed on at all, until whoever sits there wants to leave.
+async fn at_terminal(control: &impl Control, session: Option<&mut Session>) {
+    let Some(Session { terminal, left }) = session else { return std::future::pending().await };
+    tokio::select! {
+        never = pass_sizes_on(control, terminal) => match never {},
         // A sender that is dropped has not seen the keys.
-        Ok(()) = left => Ok(End::Detached),
-    };
-    if !matches!(outcome, Ok(End::Exited(_))) {
-        terminal.leave();
+        Ok(()) = left => {}
     }
-    outcome
 }
 
 /// Each size that the terminal gets, the last one in any case.
@@ -229,7 +223,7 @@ fn pass_on(control: &impl Control, signal: i32, received: u32) -> Result<()> {
     Ok(())
 }
 
-/// Feeds stdin, every byte once, until it ends or nobody wants it.
+/// Feeds stdin from `offset` on, every byte once, until it ends or nobody wants it.
 async fn pump(control: impl Control, mut stdin: mpsc::Receiver<Bytes>, mut offset: u64) {
     loop {
         let piece = stdin.recv().await;

@@ -34,9 +34,14 @@ impl Remote {
     pub(crate) async fn start(client: &Client, sandbox: &str, mut spec: StartProcess) -> Result<Self, Error> {
         spec.id = Some(format!("p-{:016x}", uuid::Uuid::new_v4().as_u64_pair().0));
         let Process { id, .. } = retry(false, || client.start_process(sandbox, &spec)).await?;
+        Ok(Self::attach(client, sandbox, &id, 0))
+    }
+
+    /// Attaches to a process that is there, from `offset` on.
+    pub(crate) fn attach(client: &Client, sandbox: &str, process: &str, offset: u64) -> Self {
         let control =
-            RemoteControl { client: client.clone(), sandbox: sandbox.into(), process: id.as_str().into() };
-        Ok(Self { attachment: client.attach(sandbox, &id, 0, PATIENCE), control })
+            RemoteControl { client: client.clone(), sandbox: sandbox.into(), process: process.into() };
+        Self { attachment: client.attach(sandbox, process, offset, PATIENCE), control }
     }
 }
 

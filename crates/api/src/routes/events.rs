@@ -1,57 +1,142 @@
 //! Events as they happen, and those missed since.
 
-use crate::{ApiState, extract::Query, stop::Stop};
+use crate::{
+    ApiState, error::ApiError, event_filter::Filter, extract::Query, ndjson::UNBUFFERED, stop::Stop,
+};
 use axum::{
     extract::State,
-    response::{
-        IntoResponse, Response, Sse,
-        sse::{Event as SseEvent, KeepAlive},
-    },
+    response::{IntoResponse, Response, Sse, sse::Event as SseEvent},
 };
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use http::HeaderMap;
 use serde::Deserialize;
-use stacyvm_engine::event_number;
-use stacyvm_types::Event;
+use stacyvm_engine::{Engine, Heard, Missed, Subscription, event_id, event_number};
+use stacyvm_types::{Event, MissedEvents};
+use std::time::Duration;
 use utoipa::IntoParams;
+
+/// How long a look at what is there waits for events that are on their way to the store.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Which events.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct EventQuery {
-    /// Only of this sandbox.
+    /// Only of this sandbox, or these, separated by commas.
     sandbox_id: Option<String>,
-    /// First what happened after this event (`evt-7`); the header `Last-Event-ID` does the same.
+    /// Only of these types, separated by commas; a group (`exec`, or `exec.*`) stands for all of its types.
+    #[serde(rename = "type")]
+    #[param(rename = "type")]
+    kind: Option<String>,
+    /// Only of sandboxes of this owner.
+    owner: Option<String>,
+    /// Only from this time on (`2026-01-31T10:00:00Z`), or from so long ago (`10m`), as far as they are kept.
+    since: Option<String>,
+    /// First what happened after this event (`evt-7`; `evt-0`: all that is kept); the header `Last-Event-ID` does the
+    /// same.
     after: Option<String>,
+    /// Go on with what happens from now on (default), or end with what happened until now, from the oldest that is kept
+    /// unless `after` is named.
+    follow: Option<bool>,
 }
 
 /// Events as server-sent events
 ///
-/// Each has its id, so a client that comes back with `Last-Event-ID` misses nothing that is still kept. Comments keep the
-/// connection alive.
+/// Each has its id, so a client that comes back with `Last-Event-ID` misses nothing that is still kept. If it was away for
+/// longer than that, an event named `missed` (`MissedEvents`) says so first. Comments keep the connection alive; they carry
+/// the id of the newest event that a filter left out, so that a client comes back from there.
 #[utoipa::path(
     get, path = "/api/v1/events", tag = "system",
     params(EventQuery, ("Last-Event-ID" = Option<String>, Header, description = "The last event that was seen")),
-    responses((status = 200, body = Event, content_type = "text/event-stream"))
+    responses((status = 200, content((Event = "text/event-stream"), (MissedEvents = "text/event-stream;event=missed"))))
 )]
 pub(crate) async fn events(
     State(state): State<ApiState>,
     Query(query): Query<EventQuery>,
     headers: HeaderMap,
     Stop(stop): Stop,
-) -> Response {
+) -> Result<Response, ApiError> {
+    let [kind, sandboxes, owner, since] =
+        [&query.kind, &query.sandbox_id, &query.owner, &query.since].map(Option::as_deref);
+    let filter = Filter::new(kind, sandboxes, owner, since)?;
     let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()).or(query.after.as_deref());
-    let events = state.engine().events().subscribe(seen.and_then(number));
-    let wanted = query.sandbox_id.filter(|id| !id.is_empty());
-    let lines = events
-        .filter(move |event| {
-            let passes = wanted.is_none() || event.sandbox_id == wanted;
-            std::future::ready(passes)
-        })
-        .map(|event| SseEvent::default().id(event.id.clone()).json_data(&event))
-        .take_until(stop.cancelled_owned());
-    let heartbeat = KeepAlive::new().interval(state.config().limits.heartbeat).text("keep-alive");
-    Sse::new(lines).keep_alive(heartbeat).into_response()
+    let seen = seen.and_then(number).or(filter.looks_back().then_some(0));
+    let bus = state.engine().events();
+    let events = if query.follow.unwrap_or(true) {
+        bus.subscribe(seen)
+    } else {
+        // A store that does not take events now has them later.
+        let _ = tokio::time::timeout(SETTLE, bus.flush()).await;
+        bus.history(seen.unwrap_or(0))
+    };
+    let engine = state.engine().clone();
+    let heartbeat = state.config().limits.heartbeat;
+    let lines = Lines { heartbeat, passed_over: None, start: events.start(), events, filter, engine };
+    let lines = stream::unfold(lines, |mut lines| async move {
+        let line = lines.next().await?;
+        Some((line, lines))
+    });
+    Ok(([UNBUFFERED], Sse::new(lines.take_until(stop.cancelled_owned()))).into_response())
+}
+
+struct Lines {
+    /// Number of the newest event when the client came without a position: it has to know where to come back to.
+    start: Option<u64>,
+    events: Subscription,
+    filter: Filter,
+    engine: Engine,
+    heartbeat: Duration,
+    /// Number of the newest event that the filter left out and that the client does not know of.
+    passed_over: Option<u64>,
+}
+
+impl Lines {
+    async fn next(&mut self) -> Option<Result<SseEvent, axum::Error>> {
+        if let Some(start) = self.start.take() {
+            return Some(Ok(SseEvent::default().comment("from here").id(event_id(start))));
+        }
+        let mut silence = std::pin::pin!(tokio::time::sleep(self.heartbeat));
+        loop {
+            let heard = tokio::select! {
+                heard = self.events.next() => heard?,
+                () = &mut silence => {
+                    let line = SseEvent::default().comment("keep-alive");
+                    return Some(Ok(match self.passed_over.take() {
+                        Some(number) => line.id(event_id(number)),
+                        None => line,
+                    }));
+                }
+            };
+            match heard {
+                Heard::Missed(missed) => return Some(told(missed)),
+                Heard::Event(number, event) => match self.filter.passes(&event, &self.engine).await {
+                    Ok(true) => {
+                        self.passed_over = None;
+                        return Some(SseEvent::default().id(event.id.clone()).json_data(&event));
+                    }
+                    Ok(false) => self.passed_over = Some(number),
+                    Err(error) => {
+                        // Ending here lets the client come back; to guess would be to leave an event out.
+                        tracing::warn!(error = error.body().message, "events could not be filtered");
+                        return None;
+                    }
+                },
+            }
+        }
+    }
+}
+
+fn told(missed: Missed) -> Result<SseEvent, axum::Error> {
+    let line = SseEvent::default().event("missed");
+    let line = match missed.next {
+        Some(next) => line.id(event_id(next - 1)),
+        None => line,
+    };
+    line.json_data(MissedEvents {
+        after: event_id(missed.after),
+        next: missed.next.map(event_id),
+        count: missed.next.map(|next| next - missed.after - 1),
+    })
 }
 
 /// `evt-7` or `7`; what is neither is as good as nothing.

@@ -31,7 +31,8 @@ pub(crate) struct ExecQuery {
 /// Run a command
 ///
 /// Waits for it, or with `stream` answers with NDJSON while it runs: `{"stream","data"}` lines, or `StreamRecord`s with
-/// `records: full` (in the body, the query, or as `Accept: application/x-ndjson; records=full`). A command whose client
+/// `records: full` (in the body, the query, or as `Accept: application/x-ndjson; records=full`). Where a command is silent,
+/// an empty line (a `heartbeat` record) is sent now and then, so that no proxy cuts the stream. A command whose client
 /// goes away is killed, unless it is streamed with `detach`. A command that fails is a success of the request.
 #[utoipa::path(
     post, path = "/api/v1/sandboxes/{id}/exec", tag = "exec", params(("id" = String, Path), ExecQuery),
@@ -64,7 +65,7 @@ pub(crate) async fn exec(
     let format = if full {
         Format::Full { process: process.id, heartbeat: state.config().limits.heartbeat }
     } else {
-        Format::Simple { encoding, sandbox: id }
+        Format::Simple { encoding, sandbox: id, heartbeat: state.config().limits.heartbeat }
     };
     let guard = if detach {
         guard.disarm();

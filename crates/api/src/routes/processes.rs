@@ -89,9 +89,10 @@ pub(crate) async fn process_output(
     let follow = query.follow.unwrap_or(true);
     let pace = query.pace.unwrap_or(follow);
     let output = state.engine().attach(&id, &process, query.offset, follow, pace).await?;
+    let heartbeat = state.config().limits.heartbeat;
     let format = match query.records.unwrap_or(Records::Full) {
-        Records::Full => Format::Full { process, heartbeat: state.config().limits.heartbeat },
-        Records::Simple => Format::Simple { encoding: query.encoding, sandbox: id },
+        Records::Full => Format::Full { process, heartbeat },
+        Records::Simple => Format::Simple { encoding: query.encoding, sandbox: id, heartbeat },
     };
     Ok(ndjson::response(output, format, None, stop))
 }

@@ -3,7 +3,7 @@
 use crate::{config, crash, fresh, history, request, start_with};
 use futures::StreamExt;
 use serde_json::Map;
-use stacyvm_engine::{Engine, EventBus, event_number};
+use stacyvm_engine::{Engine, EventBus, Heard, Missed, event_number};
 use stacyvm_types::EventType;
 use std::time::Duration;
 
@@ -19,7 +19,17 @@ fn emit(engine: &Engine, count: usize) {
 async fn numbers(bus: &EventBus, after: Option<u64>, count: usize) -> Vec<u64> {
     let reading = bus.subscribe(after).take(count).collect::<Vec<_>>();
     let events = tokio::time::timeout(PATIENCE, reading).await.expect("events are missing");
-    events.iter().map(|event| event_number(&event.id).unwrap()).collect()
+    events.into_iter().map(number).collect()
+}
+
+fn number(heard: Heard) -> u64 {
+    match heard {
+        Heard::Event(number, event) => {
+            assert_eq!(event_number(&event.id), Some(number));
+            number
+        }
+        Heard::Missed(missed) => panic!("{missed:?}"),
+    }
 }
 
 #[tokio::test]
@@ -48,7 +58,7 @@ async fn a_slow_subscriber_misses_nothing() {
     let mut seen = Vec::new();
     for _ in 0..5000 {
         let next = tokio::time::timeout(PATIENCE, subscription.next()).await.expect("an event is missing");
-        seen.push(event_number(&next.unwrap().id).unwrap());
+        seen.push(number(next.unwrap()));
     }
     assert_eq!(seen, (1..=5000).collect::<Vec<_>>());
 }
@@ -61,8 +71,12 @@ async fn without_a_position_only_new_events_come() {
     for after in [None, Some(99)] {
         let newest = engine.events().total();
         let mut subscription = engine.events().subscribe(after);
+        if let Some(after) = after {
+            let unknown = Heard::Missed(Missed { after, next: None });
+            assert_eq!(subscription.next().await, Some(unknown), "an id that was never given out");
+        }
         emit(&engine, 1);
-        assert_eq!(event_number(&subscription.next().await.unwrap().id), Some(newest + 1), "{after:?}");
+        assert_eq!(number(subscription.next().await.unwrap()), newest + 1, "{after:?}");
     }
 }
 
@@ -81,12 +95,38 @@ async fn numbers_go_on_after_a_restart() {
 async fn only_the_newest_are_kept() {
     let mut config = config();
     config.keep_events = 100;
-    let (engine, store, _fake) = fresh(config).await;
+    let (engine, store, fake) = fresh(config).await;
     emit(&engine, 3000);
     engine.events().flush().await;
     crate::eventually("pruned", async || store.events_after(0, 10_000).await.unwrap().len() < 1500).await;
     let events = history(&engine, &store).await;
     assert_eq!(event_number(&events.last().unwrap().id), Some(3000));
+
+    // Whoever was away for too long is told how much is gone, and gets the rest. The next engine keeps what there is.
+    crash(engine).await;
+    let engine = start_with(crate::config(), &store, &fake).await;
+    let oldest = store.first_event().await.unwrap();
+    let mut heard = engine.events().history(5);
+    assert_eq!(heard.next().await, Some(Heard::Missed(Missed { after: 5, next: Some(oldest) })));
+    let rest: Vec<u64> = heard.map(number).collect().await;
+    assert_eq!(rest, (oldest..=3000).collect::<Vec<_>>());
+    assert_eq!(
+        number(engine.events().history(oldest - 1).next().await.unwrap()),
+        oldest,
+        "nothing is missing"
+    );
+}
+
+#[tokio::test]
+async fn a_history_ends_at_what_is_there() {
+    let (engine, _store, _fake) = fresh(config()).await;
+    assert_eq!(engine.events().history(0).count().await, 0);
+    emit(&engine, 600);
+    engine.events().flush().await;
+    let history = engine.events().history(2);
+    emit(&engine, 10);
+    engine.events().flush().await;
+    assert_eq!(history.map(number).collect::<Vec<_>>().await, (3..=600).collect::<Vec<_>>());
 }
 
 #[tokio::test]

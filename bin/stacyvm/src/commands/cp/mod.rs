@@ -1,6 +1,6 @@
 //! `stacyvm cp`: one file, into a sandbox, out of one, or from one to another.
 
-mod local;
+pub(crate) mod local;
 mod place;
 mod progress;
 

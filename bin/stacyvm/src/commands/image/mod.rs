@@ -4,10 +4,13 @@ mod place;
 
 use crate::{
     cli::Global,
+    complete,
     failure::Result,
-    output::{self, Cell},
+    output,
+    table::{Cell, Table},
 };
 use clap::{Args, Subcommand};
+use clap_complete::engine::ArgValueCompleter;
 use jiff::{Timestamp, ZonedDateTime};
 use place::Place;
 use stacyvm_types::{Image, PrunedImages};
@@ -65,13 +68,14 @@ enum Action {
     #[command(after_help = "Examples:\n  stacyvm image inspect alpine | jq .config.env")]
     Inspect {
         /// Its name, its id, or the beginning of that
+        #[arg(add = ArgValueCompleter::new(complete::images))]
         image: String,
     },
     /// Remove images: the name, and the image with its last name
     #[command(after_help = "Examples:\n  stacyvm image rm alpine python:3.12-slim")]
     Rm {
         /// Names, ids, or the beginnings of ids
-        #[arg(required = true, value_name = "IMAGE")]
+        #[arg(required = true, value_name = "IMAGE", add = ArgValueCompleter::new(complete::images))]
         images: Vec<String>,
         /// Also if sandboxes have it: they keep its files
         #[arg(short, long)]
@@ -165,11 +169,14 @@ fn size(bytes: u64) -> String {
 }
 
 fn render(images: &[Image], now: &ZonedDateTime, width: Option<usize>, colours: bool) -> String {
-    let mut rows = Vec::new();
+    let mut table = Table::new(&["IMAGE", "ID", "SIZE", "USED", "SANDBOXES"])
+        .cut(&[(0, 20)])
+        .leave_out(&[4, 3, 1])
+        .right(&[2, 4]);
     for image in images {
         let names = if image.names.is_empty() { vec!["<none>".to_owned()] } else { image.names.clone() };
         for name in names {
-            rows.push(vec![
+            table.row(vec![
                 Cell::new(name),
                 Cell::new(short(&image.id)),
                 Cell::new(size(image.size_bytes)),
@@ -178,7 +185,7 @@ fn render(images: &[Image], now: &ZonedDateTime, width: Option<usize>, colours: 
             ]);
         }
     }
-    output::table(&["IMAGE", "ID", "SIZE", "USED", "SANDBOXES"], &rows, 0, width, colours)
+    table.render(width, colours)
 }
 
 /// How long ago, in the largest unit that fits.

@@ -4,6 +4,7 @@ mod report;
 
 use crate::{
     cli::Global,
+    complete,
     disposable::{self, interrupted},
     failure::{Failure, Result},
     output,
@@ -11,6 +12,7 @@ use crate::{
 };
 use bytes::Bytes;
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use futures::stream;
 use report::Report;
 use stacyvm_client::{Client, Upload};
@@ -37,7 +39,7 @@ const DIRECTORY: &str = "/workspace";
   stacyvm probe --json | jq -r '.entries[] | select(.outcome == \"absent\").name'")]
 pub(crate) struct Probe {
     /// What the root filesystem comes from
-    #[arg(long, value_name = "IMAGE")]
+    #[arg(long, value_name = "IMAGE", add = ArgValueCompleter::new(complete::served_images))]
     image: Option<String>,
     /// Provider that runs it
     #[arg(long, value_name = "NAME")]

@@ -1,6 +1,6 @@
 //! What the probe found: read from its lines, shown to people and to programs.
 
-use crate::output::{self, Cell};
+use crate::table::{Cell, Table};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -121,19 +121,16 @@ impl Report {
         let mut shown: Vec<_> =
             self.entries.iter().filter(|entry| all || entry.outcome != Outcome::Works).collect();
         shown.sort_by_key(|entry| entry.outcome);
-        let rows: Vec<Vec<Cell>> = shown
-            .into_iter()
-            .map(|entry| {
-                let outcome = Cell::new(entry.outcome.word()).coloured(entry.outcome.colour());
-                vec![outcome, Cell::new(&entry.name), Cell::new(&entry.detail)]
-            })
-            .collect();
         let summary = Cell::new(self.summary()).text().to_owned();
-        if rows.is_empty() {
+        if shown.is_empty() {
             return summary + "\n";
         }
-        let table = output::table(&["OUTCOME", "NAME", "DETAIL"], &rows, 2, width, colours);
-        format!("{table}\n{summary}\n")
+        let mut table = Table::new(&["OUTCOME", "NAME", "DETAIL"]).cut(&[(2, 8), (1, 8)]);
+        for entry in shown {
+            let outcome = Cell::new(entry.outcome.word()).coloured(entry.outcome.colour());
+            table.row(vec![outcome, Cell::new(&entry.name), Cell::new(&entry.detail)]);
+        }
+        format!("{}\n{summary}\n", table.render(width, colours))
     }
 }
 

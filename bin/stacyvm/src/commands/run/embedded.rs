@@ -4,13 +4,15 @@ use super::{Finished, Run};
 use crate::{
     cli::Global,
     commands::config,
-    failure::{Failure, Result, code},
+    disposable::interrupted,
+    failure::{Failure, Result},
     images, output,
     process::{self, Embedded},
     providers, pulling,
     scratch::Scratch,
     signals::Signals,
     terminal,
+    transfer::EmbeddedFiles,
 };
 use stacyvm_config::Config;
 use stacyvm_engine::{CreateRequest, Defaults, Engine, EngineConfig, ExecRequest, Limits, Store};
@@ -152,6 +154,8 @@ async fn in_sandbox(
         timeout: Some(run.timeout.and_then(|timeout| timeout.to_std()).unwrap_or(Duration::ZERO)),
         ..ExecRequest::default()
     };
+    let files = EmbeddedFiles(engine.guest(id).await?);
+    run.bring_in(&files, signals).await?;
     let terminal = run.terminal()?;
     let started = Instant::now();
     let process = tokio::select! {
@@ -159,9 +163,7 @@ async fn in_sandbox(
         process = Embedded::start(engine, id, request) => process,
     };
     let mut process = process.map_err(|failure| process::start_failure(failure, true))?;
-    run.follow(global, (id, memory_mb), (&mut process, terminal), signals, started).await
-}
-
-fn interrupted(signal: i32) -> Failure {
-    Failure::silent(u8::try_from(128 + signal).unwrap_or(code::OURS))
+    let process = (&mut process, terminal);
+    let finished = run.follow(global, (id, memory_mb), process, signals, started).await?;
+    run.take_out(&files, finished, signals).await
 }

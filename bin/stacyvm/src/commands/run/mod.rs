@@ -5,6 +5,8 @@ mod served;
 
 use crate::{
     cli::Global,
+    complete,
+    disposable::interrupted,
     failure::{Failure, Result, code},
     output, parse,
     process::{self, Attached, Input},
@@ -12,8 +14,10 @@ use crate::{
     signals::Signals,
     stdio::{self, Captured, Sink},
     terminal::{self, Terminal, keys::DetachKeys},
+    transfer::{self, Copy, Files},
 };
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use stacyvm_types::WireDuration;
 use std::{path::Path, time::Instant};
 
@@ -24,8 +28,12 @@ use std::{path::Path, time::Instant};
 ///
 /// Without --image the sandbox shows this host's own programs, read-only, and nothing else of it.
 ///
-/// Exit code: the command's, 128 + signal if a signal ended it, 124 if --timeout did, 125 if we failed, 126 if it cannot
-/// be executed, 127 if there is no such command. Ctrl-C interrupts the command; a second one kills it.
+/// --copy-in and --copy-out take files and directories, before and after the command; a target that is a directory, or ends
+/// in /, takes the name of the source. What the command left is copied out however it ended.
+///
+/// Exit code: the command's, 128 + signal if a signal ended it, 123 if something could not be copied out, 124 if --timeout
+/// ended it, 125 if we failed, 126 if it cannot be executed, 127 if there is no such command. Ctrl-C interrupts the command;
+/// a second one kills it.
 ///
 /// With --json, one object at the end and nothing else: {"id", "exit_code", "stdout", "stderr", "duration"}, and where
 /// they apply "signal", "timed_out", "oom_killed", "limits_hit" (of "oom", "disk_full", "pids"), "stdout_truncated",
@@ -35,13 +43,14 @@ use std::{path::Path, time::Instant};
   stacyvm run -- python3 -c 'print(40+2)'
   stacyvm run --timeout 30s --memory 512m --cpus 2 -- make -C /workspace
   cat data.csv | stacyvm run -- sort -u
+  stacyvm run --copy-in src:/workspace --copy-out dist:. -- make -C src DESTDIR=/workspace/dist
   stacyvm run --image python:3.12-slim -- python3 script.py
   stacyvm run --image ./rootfs --env DEBUG=1 --workdir /srv -- ./start.sh
   stacyvm run -it --image debian:13-slim -- bash
   stacyvm run --json -- uname -a")]
 pub(crate) struct Run {
     /// What the root filesystem comes from: host, a directory, or the name of an image, which is pulled if it is not here
-    #[arg(long, value_name = "IMAGE", default_value = "host")]
+    #[arg(long, value_name = "IMAGE", default_value = "host", add = ArgValueCompleter::new(complete::images))]
     image: String,
     /// Variable for the command: NAME=VALUE, or NAME for the value it has here
     #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = parse::variable)]
@@ -73,6 +82,12 @@ pub(crate) struct Run {
     /// Give the command a terminal; with -i, this one
     #[arg(short, long)]
     tty: bool,
+    /// Copy a file or directory into the sandbox first; may be repeated
+    #[arg(long, value_name = "SRC:DEST", value_parser = transfer::inward)]
+    copy_in: Vec<Copy>,
+    /// Copy a file or directory out of the sandbox afterwards; may be repeated
+    #[arg(long, value_name = "SRC:DEST", value_parser = transfer::outward)]
+    copy_out: Vec<Copy>,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -134,7 +149,41 @@ impl Run {
                 None
             }
         };
-        Ok(Finished { code, json })
+        Ok(Finished { code, json, not_copied: None })
+    }
+
+    /// Copies in what was asked for.
+    async fn bring_in(&self, files: &impl Files, signals: &mut Signals) -> Result<()> {
+        for copy in &self.copy_in {
+            tokio::select! {
+                signal = signals.next() => return Err(interrupted(signal)),
+                copied = transfer::copy_in(files, copy) => copied?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies out what was asked for: all of it that can be.
+    async fn take_out(
+        &self,
+        files: &impl Files,
+        mut finished: Finished,
+        signals: &mut Signals,
+    ) -> Result<Finished> {
+        for copy in &self.copy_out {
+            let copied = tokio::select! {
+                signal = signals.next() => return Err(interrupted(signal)),
+                copied = transfer::copy_out(files, copy) => copied,
+            };
+            if let Err(failure) = copied {
+                let what = format!("{}; the command ended with {}", failure.what, finished.code);
+                let failure = Failure { what, ..failure }.exit(code::NOT_COPIED);
+                if let Some(earlier) = finished.not_copied.replace(failure) {
+                    output::note(earlier);
+                }
+            }
+        }
+        Ok(finished)
     }
 }
 
@@ -142,6 +191,8 @@ impl Run {
 struct Finished {
     code: u8,
     json: Option<RunResult>,
+    /// What could not be copied out.
+    not_copied: Option<Failure>,
 }
 
 impl Finished {
@@ -149,6 +200,6 @@ impl Finished {
         if let Some(json) = &self.json {
             output::json(json)?;
         }
-        Ok(self.code)
+        self.not_copied.map_or(Ok(self.code), Err)
     }
 }

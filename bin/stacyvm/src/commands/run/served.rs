@@ -8,6 +8,7 @@ use crate::{
     failure::Result,
     signals::Signals,
     terminal,
+    transfer::RemoteFiles,
 };
 use stacyvm_client::Client;
 use stacyvm_types::{CreateSandbox, StartProcess};
@@ -50,11 +51,15 @@ async fn in_sandbox(
         pty: run.tty.then(terminal::size),
         ..StartProcess::default()
     };
+    let files = RemoteFiles { client, sandbox: id };
+    run.bring_in(&files, signals).await?;
     let terminal = run.terminal()?;
     let started = std::time::Instant::now();
     let mut process = tokio::select! {
         signal = signals.next() => return Err(interrupted(signal)),
         process = exec::start(client, id, spec) => process?,
     };
-    run.follow(global, (id, memory_mb), (&mut process, terminal), signals, started).await
+    let process = (&mut process, terminal);
+    let finished = run.follow(global, (id, memory_mb), process, signals, started).await?;
+    run.take_out(&files, finished, signals).await
 }

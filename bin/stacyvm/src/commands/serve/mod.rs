@@ -13,7 +13,7 @@ use crate::{
 };
 use clap::Args;
 use notify::notify;
-use stacyvm_api::{ApiConfig, ApiState};
+use stacyvm_api::{ApiConfig, ApiState, BodyLimits};
 use stacyvm_config::{Config, Loaded, LogFormat, Override};
 use stacyvm_engine::{Defaults, Engine, EngineConfig, Limits, Store};
 use std::net::SocketAddr;
@@ -238,7 +238,7 @@ fn api_config(config: &Config, address: SocketAddr) -> ApiConfig {
         loopback: address.ip().to_canonical().is_loopback(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         data_dir: config.data_dir.clone(),
-        ..ApiConfig::default()
+        limits: BodyLimits { heartbeat: config.server.stream_heartbeat, ..BodyLimits::default() },
     }
 }
 

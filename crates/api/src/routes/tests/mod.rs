@@ -2,6 +2,7 @@
 
 mod access;
 mod connections;
+mod events;
 mod exec;
 mod files;
 mod processes;

@@ -1,10 +1,8 @@
-//! Health, metrics, providers, events.
+//! Health, metrics, providers.
 
-use crate::{ApiConfig, BodyLimits, testing::Api};
+use crate::{ApiConfig, testing::Api};
 use axum::body::Body;
-use http::Method;
 use serde_json::json;
-use std::time::Duration;
 
 #[tokio::test]
 async fn health_answers_hold_the_strings_that_scripts_look_for() {
@@ -106,45 +104,4 @@ async fn the_description_is_served_to_everybody() {
     let request =
         http::Request::get("/swagger/doc.json").header("host", "localhost").body(Body::empty()).unwrap();
     assert_eq!(api.send(request).await.expect(200).text(), generated);
-}
-
-#[tokio::test]
-async fn events_have_ids_are_replayed_and_filtered() {
-    let api = Api::start().await;
-    let other = api.post("/sandboxes", "{}").await.expect(201).json();
-    let open = async |query: &str, last: &str| {
-        let request = api.request(Method::GET, &format!("/events{query}")).header("last-event-id", last);
-        api.open(request.body(Body::empty()).unwrap()).await
-    };
-    let mut all = open("", "evt-0").await;
-    assert_eq!(all.next().await.unwrap(), "id: evt-1");
-    let data = all.next().await.unwrap();
-    let event: serde_json::Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
-    assert_eq!(
-        (&event["id"], &event["type"], &event["sandbox_id"]),
-        (&json!("evt-1"), &json!("sandbox.created"), &json!(api.id))
-    );
-
-    let mut later = open("", "1").await;
-    assert_eq!(later.next().await.unwrap(), "id: evt-2");
-
-    let other = other["id"].as_str().unwrap();
-    let mut mine = open(&format!("?sandbox_id={other}"), "evt-0").await;
-    mine.next().await.unwrap();
-    assert!(mine.next().await.unwrap().contains(other));
-
-    let mut live = open("", "nonsense").await;
-    api.post("/sandboxes/{id}/files", r#"{"path":"/workspace/f","content":"x"}"#).await.expect(200);
-    live.next().await.unwrap();
-    assert!(live.next().await.unwrap().contains("file.written"));
-}
-
-#[tokio::test]
-async fn silence_on_the_event_stream_is_filled() {
-    let limits = BodyLimits { heartbeat: Duration::from_millis(10), ..BodyLimits::default() };
-    let api = Api::with(ApiConfig { limits, ..ApiConfig::default() }).await;
-    let request = api.request(Method::GET, "/events").body(Body::empty()).unwrap();
-    let mut lines = api.open(request).await;
-    // Events of the start may come first.
-    while lines.next().await.unwrap() != ": keep-alive" {}
 }
