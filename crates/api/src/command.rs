@@ -3,7 +3,7 @@
 
 use crate::error::ApiError;
 use stacyvm_engine::ExecRequest as EngineExec;
-use stacyvm_types::{ExecMode, ExecRequest, StartProcess, WireDuration};
+use stacyvm_types::{ExecMode, ExecRequest, SocketStart, StartProcess, WireDuration};
 use std::{collections::BTreeMap, time::Duration};
 
 /// Longest `tag`, in bytes.
@@ -22,6 +22,12 @@ pub(crate) fn from_exec(request: ExecRequest) -> Result<EngineExec, ApiError> {
         tag: String::new(),
         pty: None,
     })
+}
+
+/// An exec over a WebSocket as the engine takes it.
+pub(crate) fn from_socket(start: SocketStart) -> Result<EngineExec, ApiError> {
+    let SocketStart { exec, stdin, pty } = start;
+    Ok(EngineExec { stdin, pty, ..from_exec(exec)? })
 }
 
 /// A process start as the engine takes it.

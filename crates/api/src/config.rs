@@ -84,6 +84,20 @@ impl ApiConfig {
     }
 }
 
+impl ApiConfig {
+    /// Whether pages of `origin` may read what is answered to `host`: pages of ours, and those that are named. Without a key
+    /// a `*` names nobody.
+    pub(crate) fn may_read(&self, origin: &str, host: Option<&str>) -> bool {
+        let named = |name: &String| name.trim().eq_ignore_ascii_case(origin);
+        let all =
+            self.cors_allowed_origins.is_empty() || self.cors_allowed_origins.iter().any(|o| o.trim() == "*");
+        let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        (all && self.has_key())
+            || self.cors_allowed_origins.iter().any(named)
+            || authority.zip(host).is_some_and(|(authority, host)| authority.eq_ignore_ascii_case(host))
+    }
+}
+
 impl fmt::Debug for ApiConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let set = |key: &Option<String>| if key.is_some() { "(set)" } else { "(none)" };

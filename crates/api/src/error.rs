@@ -43,7 +43,6 @@ impl ApiError {
         self
     }
 
-    #[cfg(test)]
     pub(crate) fn code(&self) -> ErrorCode {
         self.code
     }

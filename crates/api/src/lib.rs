@@ -18,11 +18,14 @@ mod ndjson;
 mod openapi;
 mod origin;
 mod paths;
+mod place;
 mod prometheus;
 mod range;
+mod records;
 mod registry;
 mod routes;
 mod serve;
+mod socket;
 mod state;
 mod stop;
 #[cfg(test)]

@@ -1,43 +1,21 @@
 //! Output of a process as lines of JSON, in the two formats of the contract. A stream that cannot go on never looks as if
 //! it had ended well: `full` streams say why in their last record, `simple` ones have no word for it and are cut.
 
-use crate::{error::ApiError, exec_guard::KillGuard, text::Utf8Decoder, wire};
+use crate::{
+    exec_guard::KillGuard,
+    records::{Format, Records},
+};
 use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bytes::Bytes;
-use futures::{StreamExt, stream};
+use futures::stream;
 use http::{HeaderName, header};
-use serde::Serialize;
-use stacyvm_provider::{OutputEvent, OutputStream, ProcessInfo, StdStream};
-use stacyvm_types::{Encoding, OutputChunk, StreamChunk, StreamName, StreamRecord};
-use std::{collections::VecDeque, io, time::Duration};
+use stacyvm_provider::OutputStream;
 use tokio_util::sync::CancellationToken;
 
 /// Tells proxies (nginx and those that took it over) to pass each piece on as it comes.
 pub(crate) const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-accel-buffering"), "no");
-
-/// What the lines look like.
-pub(crate) enum Format {
-    /// `{"stream","data"}`.
-    Simple {
-        /// How `data` is spelt.
-        encoding: Encoding,
-        /// Named when the deadline kills the command.
-        sandbox: String,
-        /// Longest silence. The sign of life is an empty line, which published clients pass over.
-        heartbeat: Duration,
-    },
-    /// [`StreamRecord`]s.
-    Full {
-        /// Named in the first record.
-        process: String,
-        /// Longest silence.
-        heartbeat: Duration,
-    },
-}
 
 /// Streams `output`. The guard's process is killed if the client goes away before the end.
 pub(crate) fn response(
@@ -46,15 +24,9 @@ pub(crate) fn response(
     guard: Option<KillGuard>,
     stop: CancellationToken,
 ) -> Response {
-    let mut lines =
-        Lines { lines: VecDeque::new(), format, text: Default::default(), gaps: false, ending: None };
-    if let Format::Full { process, .. } = &lines.format {
-        let record = StreamRecord::Start { process_id: process.clone() };
-        lines.push(&record);
-    }
-    let body = stream::unfold(Pump { output, lines, guard, stop }, |mut pump| async move {
-        let line = pump.next().await?;
-        Some((line, pump))
+    let body = stream::unfold(Records::new(output, format, guard, stop), |mut records| async move {
+        let line = records.next().await?;
+        Some((line, records))
     });
     let headers = [
         (header::CONTENT_TYPE, "application/x-ndjson"),
@@ -65,194 +37,16 @@ pub(crate) fn response(
     (headers, Body::from_stream(body)).into_response()
 }
 
-struct Pump {
-    output: OutputStream,
-    lines: Lines,
-    guard: Option<KillGuard>,
-    stop: CancellationToken,
-}
-
-impl Pump {
-    async fn next(&mut self) -> Option<io::Result<Bytes>> {
-        loop {
-            if let Some(line) = self.lines.lines.pop_front() {
-                return Some(Ok(line));
-            }
-            match self.lines.ending.take() {
-                Some(Ending::Well) => {
-                    self.lines.ending = Some(Ending::Well);
-                    return None;
-                }
-                Some(Ending::Cut) => {
-                    self.lines.ending = Some(Ending::Well);
-                    return Some(Err(io::Error::other("the output stream was cut")));
-                }
-                None => {}
-            }
-            let (Format::Full { heartbeat, .. } | Format::Simple { heartbeat, .. }) = self.lines.format;
-            tokio::select! {
-                biased;
-                // First, or a command that never falls silent would never be noticed to outlast the server.
-                () = self.stop.cancelled() => {
-                    self.lines.broken(&ApiError::unavailable("the server is stopping; attach again at the next offset"));
-                }
-                event = self.output.next() => self.take(event),
-                () = tokio::time::sleep(heartbeat) => self.lines.heartbeat(),
-            }
-        }
-    }
-
-    fn take(&mut self, event: Option<stacyvm_provider::Result<OutputEvent>>) {
-        match event {
-            Some(Ok(OutputEvent::Chunk { stream, offset, data })) => self.lines.chunk(stream, offset, &data),
-            Some(Ok(OutputEvent::Gap { offset, length })) => self.lines.gap(offset, length),
-            Some(Ok(OutputEvent::Exit(info))) => {
-                self.lines.exit(&info);
-                self.disarm();
-            }
-            Some(Err(error)) => {
-                self.lines.broken(&ApiError::from(error));
-                // A reader of full records knows the process and where it stopped: it can attach again.
-                if matches!(self.lines.format, Format::Full { .. }) {
-                    self.disarm();
-                }
-            }
-            // Without following, the end of what is there.
-            None => {
-                self.lines.ending = Some(Ending::Well);
-                self.disarm();
-            }
-        }
-    }
-
-    fn disarm(&mut self) {
-        if let Some(guard) = self.guard.take() {
-            guard.disarm();
-        }
-    }
-}
-
-enum Ending {
-    Well,
-    Cut,
-}
-
-/// Lines that wait to be sent, and what is needed to make the next ones.
-struct Lines {
-    lines: VecDeque<Bytes>,
-    format: Format,
-    text: [Utf8Decoder; 2],
-    gaps: bool,
-    ending: Option<Ending>,
-}
-
-impl Lines {
-    fn push<T: Serialize>(&mut self, record: &T) {
-        match serde_json::to_vec(record) {
-            Ok(mut line) => {
-                line.push(b'\n');
-                self.lines.push_back(line.into());
-            }
-            Err(error) => {
-                tracing::error!(%error, "an output record could not be written as JSON");
-                self.ending = Some(Ending::Cut);
-            }
-        }
-    }
-
-    fn heartbeat(&mut self) {
-        match self.format {
-            Format::Full { .. } => self.push(&StreamRecord::Heartbeat),
-            Format::Simple { .. } => self.lines.push_back(Bytes::from_static(b"\n")),
-        }
-    }
-
-    fn chunk(&mut self, stream: StdStream, offset: u64, data: &[u8]) {
-        match self.format {
-            Format::Full { .. } => {
-                let chunk = OutputChunk { offset, data: STANDARD.encode(data) };
-                self.push(&match stream {
-                    StdStream::Stdout => StreamRecord::Stdout(chunk),
-                    StdStream::Stderr => StreamRecord::Stderr(chunk),
-                });
-            }
-            Format::Simple { encoding: Encoding::Base64, .. } => self.say(stream, STANDARD.encode(data)),
-            Format::Simple { encoding: Encoding::Utf8, .. } => {
-                let text = self.text[index(stream)].push(data);
-                self.say(stream, text);
-            }
-        }
-    }
-
-    fn say(&mut self, stream: StdStream, data: String) {
-        if !data.is_empty() {
-            let stream = match stream {
-                StdStream::Stdout => StreamName::Stdout,
-                StdStream::Stderr => StreamName::Stderr,
-            };
-            self.push(&StreamChunk { stream, data });
-        }
-    }
-
-    fn gap(&mut self, offset: u64, length: u64) {
-        self.gaps = true;
-        match self.format {
-            Format::Full { .. } => self.push(&StreamRecord::Gap { offset, length }),
-            Format::Simple { .. } => self.notice(&format!("{length} bytes of output were lost here")),
-        }
-    }
-
-    fn exit(&mut self, info: &ProcessInfo) {
-        match &self.format {
-            Format::Full { .. } => self.push(&StreamRecord::Exit(wire::exit(info, self.gaps))),
-            Format::Simple { sandbox, .. } => {
-                let timeout = format!("exec timeout: {sandbox}");
-                for stream in [StdStream::Stdout, StdStream::Stderr] {
-                    let text = self.text[index(stream)].finish();
-                    self.say(stream, text);
-                }
-                if info.timed_out {
-                    self.notice(&timeout);
-                }
-            }
-        }
-        self.ending.get_or_insert(Ending::Well);
-    }
-
-    /// A sentence of ours among the output of the command.
-    fn notice(&mut self, text: &str) {
-        let data = match self.format {
-            Format::Simple { encoding: Encoding::Base64, .. } => STANDARD.encode(text),
-            _ => text.to_owned(),
-        };
-        self.say(StdStream::Stderr, data);
-    }
-
-    fn broken(&mut self, error: &ApiError) {
-        match self.format {
-            Format::Full { .. } => {
-                self.push(&StreamRecord::Error(error.body()));
-                self.ending.get_or_insert(Ending::Well);
-            }
-            Format::Simple { .. } => self.ending = Some(Ending::Cut),
-        }
-    }
-}
-
-fn index(stream: StdStream) -> usize {
-    match stream {
-        StdStream::Stdout => 0,
-        StdStream::Stderr => 1,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
+    use futures::StreamExt;
     use http_body_util::BodyExt;
     use proptest::prelude::*;
-    use stacyvm_provider::{Error, Outcome};
-    use std::time::SystemTime;
+    use stacyvm_provider::{Error, Outcome, OutputEvent, ProcessInfo, StdStream};
+    use stacyvm_types::{Encoding, StreamChunk};
+    use std::time::{Duration, SystemTime};
 
     fn ended(timed_out: bool) -> OutputEvent {
         OutputEvent::Exit(Box::new(ProcessInfo {

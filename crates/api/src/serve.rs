@@ -1,12 +1,12 @@
 //! Connections: bounded in number, in the time that a request head may take, and in the time that a stop may take.
 
-use crate::{drain::Drained, stop::Stop};
+use crate::{drain::Drained, place::Place, stop::Stop};
 use axum::{Router, body::Body};
 use http::Request;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
 };
 use rustix::net::sockopt;
 use std::{convert::Infallible, future::Future, io, sync::Arc, time::Duration};
@@ -15,7 +15,7 @@ use tokio::{
     sync::Semaphore,
     task::JoinSet,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
 /// Connections at once; more wait to be accepted.
@@ -45,7 +45,10 @@ pub async fn serve(
     let stop = CancellationToken::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
+    // Connections that have become something else than HTTP.
+    let upgraded = TaskTracker::new();
     let mut connections = JoinSet::new();
+    let builder = builder();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         while connections.try_join_next().is_some() {}
@@ -65,9 +68,16 @@ pub async fn serve(
                 continue;
             }
         };
-        let connection = graceful.watch(connection(stream, router.clone(), stop.clone()));
+        let permit = match permit {
+            Ok(permit) => Arc::new(permit),
+            // It is never closed.
+            Err(_) => break,
+        };
+        let builder = builder.clone();
+        let (router, stop, place) = (router.clone(), stop.clone(), Place::new(permit, upgraded.token()));
+        let watcher = graceful.watcher();
         connections.spawn(async move {
-            let _permit = permit;
+            let connection = watcher.watch(connection(&builder, stream, router, stop, place));
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended with an error");
             }
@@ -75,7 +85,9 @@ pub async fn serve(
     }
     drop(listener);
     stop.cancel();
-    if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
+    upgraded.close();
+    let all = async { tokio::join!(graceful.shutdown(), upgraded.wait()) };
+    if tokio::time::timeout(GRACE, all).await.is_err() {
         tracing::warn!("requests that did not end in {} s were dropped", GRACE.as_secs());
     }
     connections.shutdown().await;
@@ -93,24 +105,32 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+/// How connections are spoken to.
+fn builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
+    builder
+}
+
 fn connection(
+    builder: &auto::Builder<TokioExecutor>,
     stream: TcpStream,
     router: Router,
     stop: CancellationToken,
-) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send {
+    place: Place,
+) -> impl hyper_util::server::graceful::GracefulConnection<Error = Box<dyn std::error::Error + Send + Sync>> + Send
+{
     if let Err(error) = tune(&stream) {
         tracing::debug!(%error, "a connection could not be tuned");
     }
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(|body| Body::new(Drained::new(body, stop.clone())));
         request.extensions_mut().insert(Stop(stop.clone()));
+        request.extensions_mut().insert(place.clone());
         let router = router.clone();
         async move { router.oneshot(request).await.map_err(|never: Infallible| never) }
     });
-    http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .serve_connection(TokioIo::new(stream), service)
+    builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned()
 }
 
 #[cfg(test)]

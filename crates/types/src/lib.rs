@@ -12,6 +12,7 @@ mod optional;
 mod process;
 mod provider;
 mod sandbox;
+mod socket;
 mod system;
 
 pub use duration::WireDuration;
@@ -24,4 +25,5 @@ pub use limit::*;
 pub use process::*;
 pub use provider::*;
 pub use sandbox::*;
+pub use socket::*;
 pub use system::*;

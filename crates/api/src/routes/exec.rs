@@ -7,7 +7,8 @@ use crate::{
     error::{ApiError, json},
     exec_guard,
     extract::{Path, Query},
-    ndjson::{self, Format},
+    ndjson,
+    records::Format,
     stop::Stop,
     text,
 };

@@ -10,6 +10,7 @@ mod processes;
 mod providers;
 mod raw_files;
 mod sandboxes;
+mod sockets;
 mod system;
 
 use crate::{
@@ -42,6 +43,8 @@ pub(crate) fn all() -> Routes {
         .add(Scope::Read, routes!(sandboxes::sandbox_logs))
         .add(Scope::Read, routes!(sandboxes::sandbox_stats))
         .add(Scope::Write, routes!(exec::exec))
+        .add(Scope::Write, routes!(sockets::exec_socket))
+        .add(Scope::Write, routes!(sockets::process_socket))
         .add(Scope::Read, routes!(processes::list_processes))
         .add(Scope::Write, routes!(processes::start_process))
         .add(Scope::Read, routes!(processes::get_process))

@@ -6,7 +6,8 @@ use crate::{
     command,
     error::{ApiError, json},
     extract::{Path, Query},
-    ndjson::{self, Format},
+    ndjson,
+    records::Format,
     stop::Stop,
     wire,
 };

@@ -75,9 +75,10 @@ async fn every_route_declares_a_scope_and_keeps_it() {
 
 #[tokio::test]
 async fn writing_needs_the_write_scope() {
-    // Methods that change something; the tests of providers only look.
+    // Methods that change something, and conversations; the tests of providers only look.
     for (path, method, scope) in operations() {
-        let changes = !matches!(method, Method::GET | Method::HEAD) && !path.ends_with("/admission");
+        let changes = (!matches!(method, Method::GET | Method::HEAD) && !path.ends_with("/admission"))
+            || path.ends_with("/ws");
         match scope.as_str() {
             "read" | "public" => assert!(!changes, "{method} {path}"),
             "write" => assert!(changes, "{method} {path}"),
