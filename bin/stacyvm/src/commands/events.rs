@@ -31,6 +31,8 @@ const TYPE: usize = 18;
 ///
 /// With --json, a line for each event: {"id", "type", "sandbox_id", "timestamp", "data"}, and {"missed": {"after", "next",
 /// "count"}} for events that are not kept any more.
+///
+/// Exit code: 0 at the end of the past, 1 if the server is gone for a minute, 2 for a type that there is not.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stacyvm events --since 10m

@@ -20,6 +20,8 @@ use stacyvm_types::{Process, ProcessState};
 /// written: where `stacyvm attach --from` may start.
 ///
 /// With --json: an array of processes as the API describes them.
+///
+/// Exit code: 0 also if none runs, 1 if there is no such sandbox.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stacyvm ps sb-0123456789abcdef

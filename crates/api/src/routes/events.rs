@@ -144,3 +144,29 @@ fn number(id: &str) -> Option<u64> {
     let id = id.trim();
     event_number(id).or_else(|| id.parse().ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+
+    #[tokio::test]
+    async fn what_is_missing_is_counted_and_passed_over() {
+        let all = [Missed { after: 5, next: Some(10) }, Missed { after: 99, next: None }].map(told);
+        let body =
+            Sse::new(stream::iter(all)).into_response().into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(
+            std::str::from_utf8(&body).unwrap(),
+            "event: missed\nid: evt-9\ndata: {\"after\":\"evt-5\",\"next\":\"evt-10\",\"count\":4}\n\n\
+             event: missed\ndata: {\"after\":\"evt-99\"}\n\n"
+        );
+    }
+
+    #[test]
+    fn positions_in_both_spellings() {
+        assert_eq!(
+            (number(" evt-7 "), number("7"), number("evt-x"), number("")),
+            (Some(7), Some(7), None, None)
+        );
+    }
+}
