@@ -26,6 +26,10 @@ const HEAD: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(10);
 /// Silence after which a connection is asked for a sign of life.
 const KEEPALIVE: Duration = Duration::from_secs(60);
+/// Bytes that the kernel takes beyond what it can send now.
+const UNSENT: u32 = 64 << 10;
+/// Bytes of answers that wait for the kernel to take them, and the largest request head.
+const BUFFER: usize = 64 << 10;
 /// Pause after a failure to accept that is likely to last, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -94,10 +98,12 @@ pub async fn serve(
     Ok(())
 }
 
-/// A stream of small records must not wait for the network to collect more; and a client whose machine is gone has to be
-/// noticed, or the command behind its silent stream would run for ever.
+/// A stream of small records must not wait for the network to collect more; a client whose machine is gone has to be
+/// noticed, or the command behind its silent stream would run for ever; and what is lost with a connection must be little
+/// enough that the guest still has it.
 fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT)?;
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, KEEPALIVE)?;
     sockopt::set_tcp_keepintvl(stream, KEEPALIVE / 4)?;
@@ -108,7 +114,7 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
 /// How connections are spoken to.
 fn builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER);
     builder
 }
 

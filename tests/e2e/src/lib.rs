@@ -3,8 +3,9 @@
 
 pub mod counters;
 pub mod faults;
-pub mod idle_proxy;
 pub mod probe;
+pub mod proxy;
+pub mod tmux;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};

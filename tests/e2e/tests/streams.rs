@@ -3,7 +3,10 @@
 use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
 use serde_json::{Value, json};
-use stacyvm_e2e::{Host, idle_proxy::IdleProxy};
+use stacyvm_e2e::{
+    Host,
+    proxy::{Cut, Proxy},
+};
 use std::time::Duration;
 
 /// Time after which the proxy cuts: many signs of life, so that a busy host makes no difference.
@@ -12,9 +15,9 @@ const IDLE: Duration = Duration::from_secs(3);
 const SILENT: u32 = 7;
 const OFTEN: &[(&str, &str)] = &[("STACYVM_SERVER_STREAM_HEARTBEAT", "200ms")];
 
-async fn proxy(host: &Host) -> Result<IdleProxy> {
+async fn proxy(host: &Host) -> Result<Proxy> {
     let address = host.server.base_url().trim_start_matches("http://").parse()?;
-    IdleProxy::to(address, IDLE).await
+    Proxy::to(address, Cut::Silent(IDLE)).await
 }
 
 /// The body of an exec as it arrives, and whether its end did, too.

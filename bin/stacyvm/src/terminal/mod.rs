@@ -64,16 +64,12 @@ impl Terminal {
 
     /// The next size that it is given. Dropping the future loses none.
     pub(crate) async fn resized(&mut self) -> PtySize {
-        loop {
-            tokio::select! {
-                _ = self.resized.recv() => return size(),
-                // The shell that we were stopped in has made it its own meanwhile.
-                _ = self.continued.recv() => {
-                    let _ = make_raw();
-                    return size();
-                }
-            }
+        tokio::select! {
+            _ = self.resized.recv() => {}
+            // The shell that we were stopped in has made it its own meanwhile.
+            _ = self.continued.recv() => drop(make_raw()),
         }
+        size()
     }
 
     /// Gives it back, out of whatever a program that goes on without it had made of it.
