@@ -14,8 +14,9 @@ pub use agent_guest::{AgentEndpoint, AgentGuest, Duplex, Identity};
 pub use console::console_lines;
 pub use error::{Error, ErrorKind, Result};
 pub use guest::{
-    ByteStream, FileEntry, FileKind, Guest, Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec,
-    ReadRange, Signal, StdStream, StdinAck, WriteFile,
+    ByteStream, ChangeStream, DiskUsage, ExtractTarget, Extracted, FileChange, FileEntry, FileKind, Guest,
+    Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec, ReadRange, Signal, StdStream, StdinAck,
+    WriteFile,
 };
 pub use locks::Locks;
 pub use provider::{

@@ -13,6 +13,7 @@ mod process;
 mod provider;
 mod sandbox;
 mod system;
+mod tree;
 
 pub use duration::WireDuration;
 pub use error::{ErrorBody, ErrorCode};
@@ -25,3 +26,4 @@ pub use process::*;
 pub use provider::*;
 pub use sandbox::*;
 pub use system::*;
+pub use tree::*;

@@ -3,8 +3,7 @@
 use super::{
     Limits,
     blocks::{BLOCK, Blocks, truncated},
-    exceeded,
-    refused,
+    exceeded, refused,
 };
 use stacyvm_provider::Result;
 use stacyvm_tar::{Header, more_pieces};

@@ -37,8 +37,10 @@ fn entry() -> impl Strategy<Value = (Entry, Vec<u8>)> {
     ];
     let data = proptest::collection::vec(any::<u8>(), 0..2000);
     let id = prop_oneof![0..70_000_u32, any::<u32>()];
-    let time =
-        (prop_oneof![0..2_000_000_000_i64, -1_000_000..1_i64 << 40], prop_oneof![Just(0), 0..1_000_000_000_u32]);
+    let time = (
+        prop_oneof![0..2_000_000_000_i64, -1_000_000..1_i64 << 40],
+        prop_oneof![Just(0), 0..1_000_000_000_u32],
+    );
     (kind, name(), name(), 0..=0o7777_u32, id, time, data).prop_map(
         |(kind, mut path, link, mode, id, mtime, data)| {
             let data = if kind == Kind::File { data } else { Vec::new() };

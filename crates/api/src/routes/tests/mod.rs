@@ -7,3 +7,4 @@ mod files;
 mod processes;
 mod sandboxes;
 mod system;
+mod trees;
