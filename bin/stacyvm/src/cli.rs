@@ -115,6 +115,8 @@ pub(crate) enum Command {
     Config(commands::config::Config),
     Version(commands::version::Version),
     Completion(commands::completion::Completion),
+    Watch(commands::watch::Watch),
+    Du(commands::du::Du),
 }
 
 #[cfg(test)]

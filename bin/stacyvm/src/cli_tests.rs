@@ -58,7 +58,9 @@ fn every_command_is_there_with_examples() {
             "config show",
             "config reference",
             "version",
-            "completion"
+            "completion",
+            "watch",
+            "du"
         ]
     );
 }

@@ -91,6 +91,8 @@ fn execute(cli: Cli) -> Result<u8> {
         Command::Logs(logs) => block_on(logs.execute(&global)).map(done),
         Command::Image(image) => block_on(image.execute(&global)).map(done),
         Command::Probe(probe) => block_on(probe.execute(&global)).map(done),
+        Command::Watch(watch) => block_on(watch.execute(&global)).map(done),
+        Command::Du(du) => block_on(du.execute(&global)).map(done),
     }
 }
 

@@ -250,7 +250,8 @@ pub(crate) fn decompressed(content: ByteStream, coding: Coding) -> Result<ByteSt
 }
 
 /// How `content` is compressed as far as its first bytes tell, and all of it.
-pub(crate) async fn sniffed(mut content: ByteStream) -> (Option<Coding>, ByteStream) {
+pub(crate) async fn sniffed(content: ByteStream) -> (Option<Coding>, ByteStream) {
+    let mut content = content.fuse();
     let mut seen = Vec::new();
     let mut start = Vec::new();
     while start.len() < 4 {
@@ -329,7 +330,7 @@ mod tests {
         let zeros = vec![0; 64 << 20];
         for coding in [Coding::Gzip, Coding::Zstd] {
             let bomb = packed(&zeros, 1 << 20, coding).await;
-            assert!(bomb.len() < 400_000, "{}", bomb.len());
+            assert!(bomb.len() < 1_000_000, "{}", bomb.len());
             // In one piece, and looked at one by one.
             let mut content = decompressed(stream_of(&bomb, bomb.len()), coding).unwrap();
             let mut total = 0;

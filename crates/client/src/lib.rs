@@ -16,6 +16,7 @@ mod sandboxes;
 #[cfg(test)]
 mod server_tests;
 mod system;
+mod trees;
 
 pub use attachment::{Attachment, Output};
 pub use client::{Client, Options};

@@ -3,6 +3,7 @@
 pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod cp;
+pub(crate) mod du;
 pub(crate) mod exec;
 pub(crate) mod image;
 pub(crate) mod kill;
@@ -14,3 +15,4 @@ pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod spawn;
 pub(crate) mod version;
+pub(crate) mod watch;
