@@ -189,7 +189,7 @@ pub trait Guest: Send + Sync + 'static {
     ///
     /// A directory that appears below is watched too, and what is in it by then is told as created. Changes of one path
     /// within a short time (50 ms or so) become one event of each kind; a file that was just created is not told to be
-    /// modified as well. A move within the tree is one event, or now and then a deletion and a creation. The stream ends behind
+    /// modified as well. A file that is uploaded is told as created when it takes its place, also where it replaces another. A move within the tree is one event, or now and then a deletion and a creation. The stream ends behind
     /// the deletion of the directory itself, and with an error when the guest is lost or more directories appear than can
     /// be watched. Symbolic links are not followed.
     ///

@@ -63,6 +63,11 @@ impl Draft {
     }
 }
 
+/// Whether a file of this name is one that is not complete yet.
+pub fn is_draft(name: &[u8]) -> bool {
+    name.starts_with(PREFIX.as_bytes())
+}
+
 /// A name that nothing has, with overwhelming probability.
 pub(crate) fn unused_name() -> Result<String, Errno> {
     let mut random = [0u8; 8];

@@ -19,7 +19,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use draft::Draft;
+pub use draft::{Draft, is_draft};
 pub use error::{Error, Result, Why};
 pub use header::{Header, NoHeader, more_pieces};
 pub use name::{leads_out, parts, shown};

@@ -16,6 +16,8 @@ mod pause;
 mod removal;
 mod signals;
 mod stdin;
+mod trees;
+mod watch;
 
 use crate::check::Check;
 
@@ -37,6 +39,8 @@ pub(super) fn all() -> Vec<Check> {
         pause::CHECKS,
         isolation::CHECKS,
         attacks::CHECKS,
+        trees::CHECKS,
+        watch::CHECKS,
     ]
     .concat()
 }

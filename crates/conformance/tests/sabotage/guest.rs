@@ -5,9 +5,11 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use stacyvm_provider::{
-    ByteStream, Error, FileEntry, FileKind, Guest, Outcome, OutputEvent, OutputStream, ProcessInfo,
-    ProcessSpec, ReadRange, Result, Signal, StdStream, StdinAck, WriteFile,
+    ByteStream, ChangeStream, DiskUsage, Error, ExtractTarget, Extracted, FileChange, FileEntry, FileKind,
+    Guest, Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec, ReadRange, Result, Signal,
+    StdStream, StdinAck, WriteFile,
 };
+use stacyvm_tar::{Event, Reader};
 use std::{
     collections::HashSet,
     path::PathBuf,
@@ -119,6 +121,28 @@ impl BrokenGuest {
         // Longer than such a gap is, so that a busy host runs the other side of the race within it.
         tokio::time::sleep(Duration::from_millis(20)).await;
         Ok(file)
+    }
+
+    /// Unpacks by writing each file to its path, as if nobody could have put a link there.
+    async fn write_each(&self, target: &ExtractTarget, archive: &[u8]) -> Result<Extracted> {
+        let (mut reader, mut input) = (Reader::new(), archive);
+        let mut file = None;
+        let mut made = Extracted::default();
+        while let Ok(Some(event)) = reader.next(&mut input) {
+            match event {
+                Event::Entry(entry) => file = Some((entry.path, Vec::new())),
+                Event::Data(data) => file.as_mut().unwrap().1.extend_from_slice(data),
+                Event::FileEnd => {
+                    let (path, content) = file.take().unwrap();
+                    let path = format!("{}/{}", target.path, String::from_utf8(path).unwrap());
+                    let file = WriteFile { path, mode: 0o644, user: None };
+                    self.inner.write_file(&file, whole(&content)).await?;
+                    made.files += 1;
+                }
+                Event::End => {}
+            }
+        }
+        Ok(made)
     }
 
     async fn check_then_read(&self, path: &str) -> Result<(FileEntry, ByteStream)> {
@@ -362,6 +386,64 @@ impl Guest for BrokenGuest {
             let _: Result<(), Error> = self.inner.remove(&target, true).await;
         }
         self.inner.remove(path, recursive).await
+    }
+
+    async fn archive(&self, path: &str) -> Result<ByteStream> {
+        let content = self.inner.archive(path).await?;
+        if !self.defects.has(Defect::SpoilsArchives) {
+            return Ok(content);
+        }
+        // One byte in the middle of the data of a large file.
+        let mut left = 500_000;
+        let spoil = move |piece: Result<Bytes>| {
+            let mut bytes = BytesMut::from(&*piece?);
+            if let Some(byte) = bytes.get_mut(left) {
+                *byte ^= 1;
+            }
+            left = left.checked_sub(bytes.len()).unwrap_or(usize::MAX);
+            Ok(bytes.freeze())
+        };
+        Ok(content.map(spoil).boxed())
+    }
+
+    async fn extract(&self, target: &ExtractTarget, mut content: ByteStream) -> Result<Extracted> {
+        if self.defects.has(Defect::UnpacksThroughLinks) && target.path.contains("links_before") {
+            let mut archive = Vec::new();
+            while let Some(piece) = content.next().await {
+                archive.extend_from_slice(&piece?);
+            }
+            return self.write_each(target, &archive).await;
+        }
+        match self.inner.extract(target, content).await {
+            Err(error)
+                if self.defects.has(Defect::ForgivesHostileArchives)
+                    && target.path.contains("hostile")
+                    && !error.message().is_empty() =>
+            {
+                Ok(Extracted::default())
+            }
+            result => result,
+        }
+    }
+
+    async fn watch(&self, path: &str, recursive: bool) -> Result<ChangeStream> {
+        let defects = self.defects;
+        let told = move |change: &Result<FileChange>| {
+            let hidden = match change {
+                Ok(FileChange::Overflow) => defects.has(Defect::HidesOverflow),
+                // The last one, or nothing would be seen until the patience ends.
+                Ok(FileChange::Created { path, .. }) => {
+                    defects.has(Defect::MissesNewDirectories) && path.ends_with("/d7/e/f")
+                }
+                _ => false,
+            };
+            futures::future::ready(!hidden)
+        };
+        Ok(self.inner.watch(path, recursive).await?.filter(told).boxed())
+    }
+
+    async fn usage(&self, path: &str) -> Result<DiskUsage> {
+        self.inner.usage(path).await
     }
 }
 

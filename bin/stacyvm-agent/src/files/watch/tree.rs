@@ -21,7 +21,7 @@ use rustix::{
     io::Errno,
 };
 use stacyvm_guest::proto::{WatchEvents, WatchKind};
-use stacyvm_tar::Walk;
+use stacyvm_tar::{Walk, is_draft};
 use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc};
 
 /// Most directories in one tree: memory of the agent's, and of the kernel's.
@@ -148,6 +148,10 @@ impl Tree {
             }
             return Ok(());
         };
+        if is_draft(&name) {
+            // A file that is told when it takes its place.
+            return Ok(());
+        }
         let path = self.shown(raw.watch, &name);
         if has(ReadFlags::MOVED_FROM) {
             self.batch.moved_from(raw.cookie, path, directory);
@@ -261,7 +265,7 @@ impl Tree {
             way.truncate(depth + 1);
             let Some(parent) = way.last().copied() else { break };
             let name = found.name.to_bytes();
-            if tell {
+            if tell && !is_draft(name) {
                 let path = self.shown(parent, name);
                 self.batch.push(WatchKind::Create, path, found.directory.is_some());
             }
