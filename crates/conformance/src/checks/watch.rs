@@ -137,7 +137,7 @@ async fn overflow(cx: Context) -> Verdict {
     let Some(mut changes) = watch(&sandbox, &top, true).await? else { return Ok(()) };
     // The kernel's queue, and what is under way between us and the guest.
     let queue = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap_or_default();
-    let number = queue.trim().parse::<u32>().unwrap_or(16_384) + 60_000;
+    let number = queue.trim().parse::<u32>().unwrap_or(16_384) + 35_000;
     sandbox.probe_ok(&["touch-many", &cx.relative("t"), &number.to_string()]).await?;
     let mut told = 0;
     until(&cx, &mut changes, "an overflow", |change| {
