@@ -181,7 +181,8 @@ fn an_archive_that_is_cut_is_an_error() {
         let place = Place::new();
         let output = place.copy_from(server(bytes.clone(), cut), &[]);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
-        assert_eq!(fs::read(place.at("copy/a")).unwrap(), b"bad");
+        // A connection that breaks may take what it carried with it.
+        assert!(cut || fs::read(place.at("copy/a")).unwrap() == b"bad");
         assert_eq!(place.at("copy/b").exists(), bytes.len() == whole.len());
         assert!(fs::read_dir(place.at("copy")).unwrap().count() <= 2);
     }

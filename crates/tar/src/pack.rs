@@ -94,7 +94,7 @@ impl Packer {
     ///
     /// # Errors
     /// With the entry at fault. The archive has no end mark then.
-    pub fn next(&mut self) -> Result<Option<Vec<u8>>> {
+    pub fn piece(&mut self) -> Result<Option<Vec<u8>>> {
         while self.out.len() < PIECE && !self.ended {
             if self.file.is_some() {
                 self.data()?;
@@ -140,7 +140,7 @@ impl Packer {
     /// The headers of the next entry; false when there is none.
     fn entry(&mut self) -> Result<bool> {
         let Some(walk) = self.walk.as_mut() else { return Ok(false) };
-        let Some(Found { name, stat, directory, mounted }) = walk.next()? else { return Ok(false) };
+        let Some(Found { name, stat, directory, mounted }) = walk.step()? else { return Ok(false) };
         let path = walk.path().to_vec();
         let system = |errno| Error::system(&path, errno);
         if let Some(fd) = directory {

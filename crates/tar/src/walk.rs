@@ -74,7 +74,7 @@ impl Walk {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn next(&mut self) -> Result<Option<Found>> {
+    pub fn step(&mut self) -> Result<Option<Found>> {
         loop {
             let Some(level) = self.levels.last_mut() else { return Ok(None) };
             self.path.truncate(level.length);

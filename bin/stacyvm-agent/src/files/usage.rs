@@ -68,7 +68,7 @@ pub(crate) fn usage(root: &Root, path: &SandboxPath, cancel: &Cancel) -> Result<
     let told = |error| failed(path, &error);
     let mut walk = Walk::new(top).map_err(told)?;
     let mut seen = 0_u32;
-    while let Some(found) = walk.next().map_err(told)? {
+    while let Some(found) = walk.step().map_err(told)? {
         seen = seen.wrapping_add(1);
         if seen.is_multiple_of(256) {
             cancel.check()?;

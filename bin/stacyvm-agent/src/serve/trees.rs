@@ -20,7 +20,7 @@ pub(super) async fn archive(
     let (root, top) = (Arc::clone(&sandbox.root), path.clone());
     let packer = blocking(move || archive::pack(&root, &top)).await?;
     Ok(stream::try_unfold((packer, path), |(mut packer, path)| async move {
-        let piece = blocking(move || match packer.next() {
+        let piece = blocking(move || match packer.piece() {
             Ok(piece) => Ok(piece.map(|piece| (piece, (packer, path)))),
             Err(error) => Err(archive::failed(&path, &error)),
         });

@@ -21,7 +21,7 @@ pub(crate) fn open(path: &Path) -> OwnedFd {
 pub(crate) fn packed(path: &Path) -> Vec<u8> {
     let mut packer = Packer::directory(open(path), |_| true).unwrap();
     let mut all = Vec::new();
-    while let Some(piece) = packer.next().unwrap() {
+    while let Some(piece) = packer.piece().unwrap() {
         assert!(!piece.is_empty() && piece.len() < 80 << 10, "{}", piece.len());
         all.extend_from_slice(&piece);
     }

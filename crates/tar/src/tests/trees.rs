@@ -81,7 +81,7 @@ fn make(top: &Path, nodes: &[(Vec<u8>, usize, Node)]) {
             }
             Node::Link(target) => symlink(target, path).unwrap(),
             Node::Same(which) if !files.is_empty() => {
-                fs::hard_link(&files[which % files.len()], path).unwrap()
+                fs::hard_link(&files[which % files.len()], path).unwrap();
             }
             Node::Same(_) => {}
             Node::Directory(mode) => {
@@ -143,10 +143,10 @@ fn a_file_that_shrinks_ends_the_archive_and_one_that_grows_is_cut() {
         let file = from.path().join("file");
         fs::write(&file, vec![1; 300_000]).unwrap();
         let mut packer = Packer::directory(open(from.path()), |_| true).unwrap();
-        let mut all = packer.next().unwrap().unwrap();
+        let mut all = packer.piece().unwrap().unwrap();
         fs::write(&file, vec![1; if grows { 400_000 } else { 100 }]).unwrap();
         let end = loop {
-            match packer.next() {
+            match packer.piece() {
                 Ok(Some(piece)) => all.extend_from_slice(&piece),
                 Ok(None) => break None,
                 Err(error) => break Some(error),
@@ -177,7 +177,7 @@ fn no_depth_exhausts_anything() {
     }
     let mut packer = Packer::directory(open(from.path()), |_| true).unwrap();
     let error = loop {
-        match packer.next() {
+        match packer.piece() {
             Ok(Some(_)) => {}
             Ok(None) => panic!("too deep a tree was packed"),
             Err(error) => break error,
@@ -193,7 +193,7 @@ fn one_file_is_an_archive_of_one_entry() {
     fs::write(&file, vec![9; 70_000]).unwrap();
     let mut packer = Packer::file(fs::File::open(&file).unwrap().into(), b"other").unwrap();
     let mut all = Vec::new();
-    while let Some(piece) = packer.next().unwrap() {
+    while let Some(piece) = packer.piece().unwrap() {
         all.extend_from_slice(&piece);
     }
     unpacked(&all, to.path(), 7000, OPTIONS).unwrap();

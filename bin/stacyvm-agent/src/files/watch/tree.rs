@@ -260,7 +260,7 @@ impl Tree {
         let mut walk = Walk::new(below).map_err(told)?;
         // Watches of the directories that the walk is in.
         let mut way = vec![top];
-        while let Some(found) = walk.next().map_err(told)? {
+        while let Some(found) = walk.step().map_err(told)? {
             let depth = walk.path().iter().filter(|byte| **byte == b'/').count();
             way.truncate(depth + 1);
             let Some(parent) = way.last().copied() else { break };

@@ -168,7 +168,7 @@ fn open(path: &Path) -> Result<OwnedFd> {
 async fn size(top: OwnedFd) -> Result<u64> {
     let sum = move || {
         let (mut walk, mut sum) = (Walk::new(top)?, HEADERS);
-        while let Some(found) = walk.next()? {
+        while let Some(found) = walk.step()? {
             sum += HEADERS;
             if FileType::from_raw_mode(found.stat.st_mode) == FileType::RegularFile {
                 sum += u64::try_from(found.stat.st_size).unwrap_or(0).next_multiple_of(512);
@@ -190,7 +190,7 @@ fn packed(top: OwnedFd) -> impl Stream<Item = io::Result<Bytes>> + Send + 'stati
     let packer = Packer::directory(top, |_| true).map_err(io::Error::other);
     let pieces = |packer| {
         stream::try_unfold(packer, |mut packer: Packer| async move {
-            let work = move || packer.next().map(|piece| piece.map(|piece| (Bytes::from(piece), packer)));
+            let work = move || packer.piece().map(|piece| piece.map(|piece| (Bytes::from(piece), packer)));
             tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?.map_err(io::Error::other)
         })
     };
