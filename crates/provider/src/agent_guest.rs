@@ -11,7 +11,8 @@ mod trees;
 
 use crate::{
     Error, Guest, OutputStream, ProcessInfo, ProcessSpec, ReadRange, Result, Signal, StdinAck, WriteFile,
-    guest::{ByteStream, ChangeStream, DiskUsage, ExtractTarget, Extracted, FileEntry},
+    guest::{ByteStream, FileEntry},
+    trees::{ChangeStream, DiskUsage, ExtractTarget, Extracted},
 };
 use async_trait::async_trait;
 use bytes::Bytes;

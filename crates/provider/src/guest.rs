@@ -8,7 +8,7 @@
 //! deadline of its own except streams, which end when the guest is unreachable) and cannot make it grow (every message,
 //! list and window is bounded). `Unavailable` means that the guest cannot be reached now; `Destroyed` that it is gone.
 
-use crate::{Error, Result};
+use crate::{ChangeStream, DiskUsage, Error, ExtractTarget, Extracted, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -22,9 +22,6 @@ use std::{
 pub type OutputStream = BoxStream<'static, Result<OutputEvent>>;
 /// File content, in order. After an `Err` the stream ends.
 pub type ByteStream = BoxStream<'static, Result<Bytes>>;
-
-/// Changes of a tree, in order. After an `Err` the stream ends.
-pub type ChangeStream = BoxStream<'static, Result<FileChange>>;
 
 /// What works inside one sandbox.
 #[async_trait]
@@ -185,7 +182,7 @@ pub trait Guest: Send + Sync + 'static {
     }
 
     /// Changes in a directory, with `recursive` also in those below it. Everything that happens once this has returned is
-    /// told, or else [`FileChange::Overflow`] is; nothing is lost in silence.
+    /// told, or else [`crate::FileChange::Overflow`] is; nothing is lost in silence.
     ///
     /// A directory that appears below is watched too, and what is in it by then is told as created. Changes of one path
     /// within a short time (50 ms or so) become one event of each kind; a file that was just created is not told to be
@@ -406,83 +403,4 @@ pub struct ReadRange {
     pub offset: u64,
     /// How many at most; `None`: to the end.
     pub length: Option<u64>,
-}
-
-/// Where and how an archive is unpacked.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ExtractTarget {
-    /// Absolute path of the directory.
-    pub path: String,
-    /// Owner of everything that is made; `None`: the sandbox user.
-    pub user: Option<String>,
-}
-
-/// What was made of an archive.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Extracted {
-    /// Regular files, hard links included.
-    pub files: u64,
-    /// Directories that were not there before.
-    pub directories: u64,
-    /// Symbolic links.
-    pub links: u64,
-    /// Bytes of the files.
-    pub bytes: u64,
-}
-
-/// A change in a tree that is watched. Paths are absolute.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FileChange {
-    /// It is there now; also moved in from outside the tree.
-    Created {
-        /// What.
-        path: String,
-        /// It is a directory.
-        directory: bool,
-    },
-    /// Its content changed.
-    Modified {
-        /// What.
-        path: String,
-    },
-    /// Its mode, owner or time changed.
-    Attributes {
-        /// What.
-        path: String,
-        /// It is a directory.
-        directory: bool,
-    },
-    /// It is gone; also moved to outside the tree.
-    Deleted {
-        /// What.
-        path: String,
-        /// It was a directory.
-        directory: bool,
-    },
-    /// It has another name.
-    Moved {
-        /// Where it was.
-        from: String,
-        /// Where it is.
-        path: String,
-        /// It is a directory, and so everything in it has moved.
-        directory: bool,
-    },
-    /// Changes are lost: whoever needs to know looks at the tree again.
-    Overflow,
-}
-
-/// How much disk a tree takes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct DiskUsage {
-    /// Bytes of disk.
-    pub bytes: u64,
-    /// Lengths of the regular files.
-    pub apparent_bytes: u64,
-    /// Everything that is no directory.
-    pub files: u64,
-    /// Directories, the path itself included.
-    pub directories: u64,
-    /// There are so many files with several names that some are counted twice.
-    pub counted_twice: bool,
 }

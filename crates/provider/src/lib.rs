@@ -9,14 +9,14 @@ mod locks;
 pub mod mock;
 mod provider;
 mod spec;
+mod trees;
 
 pub use agent_guest::{AgentEndpoint, AgentGuest, Duplex, Identity};
 pub use console::console_lines;
 pub use error::{Error, ErrorKind, Result};
 pub use guest::{
-    ByteStream, ChangeStream, DiskUsage, ExtractTarget, Extracted, FileChange, FileEntry, FileKind, Guest,
-    Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec, ReadRange, Signal, StdStream, StdinAck,
-    WriteFile,
+    ByteStream, FileEntry, FileKind, Guest, Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec,
+    ReadRange, Signal, StdStream, StdinAck, WriteFile,
 };
 pub use locks::Locks;
 pub use provider::{
@@ -25,3 +25,4 @@ pub use provider::{
 };
 pub use spec::{Capabilities, SandboxId, SandboxSpec, SpecError};
 pub use stacyvm_types::Limit;
+pub use trees::{ChangeStream, DiskUsage, ExtractTarget, Extracted, FileChange};

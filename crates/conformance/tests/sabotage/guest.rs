@@ -1,15 +1,14 @@
 //! A guest that passes everything on to an honest one, except for its defects.
 
-use crate::{Defect, Defects};
+use crate::{Defect, Defects, trees};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use stacyvm_provider::{
-    ByteStream, ChangeStream, DiskUsage, Error, ExtractTarget, Extracted, FileChange, FileEntry, FileKind,
-    Guest, Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec, ReadRange, Result, Signal,
-    StdStream, StdinAck, WriteFile,
+    ByteStream, ChangeStream, DiskUsage, Error, ExtractTarget, Extracted, FileEntry, FileKind, Guest,
+    Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec, ReadRange, Result, Signal, StdStream,
+    StdinAck, WriteFile,
 };
-use stacyvm_tar::{Event, Reader};
 use std::{
     collections::HashSet,
     path::PathBuf,
@@ -123,28 +122,6 @@ impl BrokenGuest {
         Ok(file)
     }
 
-    /// Unpacks by writing each file to its path, as if nobody could have put a link there.
-    async fn write_each(&self, target: &ExtractTarget, archive: &[u8]) -> Result<Extracted> {
-        let (mut reader, mut input) = (Reader::new(), archive);
-        let mut file = None;
-        let mut made = Extracted::default();
-        while let Ok(Some(event)) = reader.next(&mut input) {
-            match event {
-                Event::Entry(entry) => file = Some((entry.path, Vec::new())),
-                Event::Data(data) => file.as_mut().unwrap().1.extend_from_slice(data),
-                Event::FileEnd => {
-                    let (path, content) = file.take().unwrap();
-                    let path = format!("{}/{}", target.path, String::from_utf8(path).unwrap());
-                    let file = WriteFile { path, mode: 0o644, user: None };
-                    self.inner.write_file(&file, whole(&content)).await?;
-                    made.files += 1;
-                }
-                Event::End => {}
-            }
-        }
-        Ok(made)
-    }
-
     async fn check_then_read(&self, path: &str) -> Result<(FileEntry, ByteStream)> {
         let content = std::fs::read(self.checked_path(path).await?).map_err(|_| gone())?;
         let entry = FileEntry { path: path.to_owned(), ..self.inner.stat("/workspace", true).await? };
@@ -172,7 +149,7 @@ fn gone() -> Error {
     Error::not_found("it is not there")
 }
 
-fn whole(content: &[u8]) -> ByteStream {
+pub(crate) fn whole(content: &[u8]) -> ByteStream {
     let pieces: Vec<_> = content.chunks(64 << 10).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
     stream::iter(pieces).boxed()
 }
@@ -389,57 +366,15 @@ impl Guest for BrokenGuest {
     }
 
     async fn archive(&self, path: &str) -> Result<ByteStream> {
-        let content = self.inner.archive(path).await?;
-        if !self.defects.has(Defect::SpoilsArchives) {
-            return Ok(content);
-        }
-        // One byte in the middle of the data of a large file.
-        let mut left = 500_000;
-        let spoil = move |piece: Result<Bytes>| {
-            let mut bytes = BytesMut::from(&*piece?);
-            if let Some(byte) = bytes.get_mut(left) {
-                *byte ^= 1;
-            }
-            left = left.checked_sub(bytes.len()).unwrap_or(usize::MAX);
-            Ok(bytes.freeze())
-        };
-        Ok(content.map(spoil).boxed())
+        Ok(trees::archive(self.defects, self.inner.archive(path).await?))
     }
 
-    async fn extract(&self, target: &ExtractTarget, mut content: ByteStream) -> Result<Extracted> {
-        if self.defects.has(Defect::UnpacksThroughLinks) && target.path.contains("links_before") {
-            let mut archive = Vec::new();
-            while let Some(piece) = content.next().await {
-                archive.extend_from_slice(&piece?);
-            }
-            return self.write_each(target, &archive).await;
-        }
-        match self.inner.extract(target, content).await {
-            Err(error)
-                if self.defects.has(Defect::ForgivesHostileArchives)
-                    && target.path.contains("hostile")
-                    && !error.message().is_empty() =>
-            {
-                Ok(Extracted::default())
-            }
-            result => result,
-        }
+    async fn extract(&self, target: &ExtractTarget, content: ByteStream) -> Result<Extracted> {
+        trees::extract(self.defects, &*self.inner, target, content).await
     }
 
     async fn watch(&self, path: &str, recursive: bool) -> Result<ChangeStream> {
-        let defects = self.defects;
-        let told = move |change: &Result<FileChange>| {
-            let hidden = match change {
-                Ok(FileChange::Overflow) => defects.has(Defect::HidesOverflow),
-                // The last one, or nothing would be seen until the patience ends.
-                Ok(FileChange::Created { path, .. }) => {
-                    defects.has(Defect::MissesNewDirectories) && path.ends_with("/d7/e/f")
-                }
-                _ => false,
-            };
-            futures::future::ready(!hidden)
-        };
-        Ok(self.inner.watch(path, recursive).await?.filter(told).boxed())
+        Ok(trees::watch(self.defects, self.inner.watch(path, recursive).await?))
     }
 
     async fn usage(&self, path: &str) -> Result<DiskUsage> {

@@ -4,6 +4,7 @@
 
 mod guest;
 mod provider;
+mod trees;
 
 use futures::StreamExt;
 use provider::Broken;
