@@ -17,7 +17,7 @@ const PIECE: usize = 64 << 10;
 /// Files with several names that are remembered, and bytes of their paths; the names of others become files of their own.
 const LINKED: (usize, usize) = (10_000, 1 << 20);
 /// How a file is opened: it may be a pipe by then.
-const FILE: OFlags = OFlags::RDONLY
+pub(crate) const FILE: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::NONBLOCK)
     .union(OFlags::NOCTTY)

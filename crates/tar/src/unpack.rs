@@ -5,14 +5,14 @@
 //! before stays.
 
 use crate::{
-    Draft, Entry, Error, Event, Kind, Reader, Result, draft::unused_name, leads_out, name::PATH_MAX, parts,
-    walk::DIRECTORY,
+    Draft, Entry, Error, Event, Kind, Reader, Result, draft::unused_name, leads_out, name::PATH_MAX,
+    pack::FILE, parts, walk::open_directory,
 };
 use rustix::{
     fd::OwnedFd,
     fs::{
-        AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, chownat, fchmod, fchown, futimens,
-        linkat, mkdirat, openat, renameat, statat, symlinkat, unlinkat, utimensat,
+        AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chownat, fchmod, fchown,
+        fstat, futimens, linkat, mkdirat, openat, renameat, statat, symlinkat, unlinkat, utimensat,
     },
     io::{Errno, fcntl_dupfd_cloexec},
 };
@@ -203,7 +203,7 @@ impl Unpacker {
 
     /// Opens a directory that is there.
     fn open_existing(&self, name: &[u8], path: &[u8]) -> Result<Option<OwnedFd>> {
-        match openat(self.here(), name, DIRECTORY, Mode::empty()) {
+        match open_directory(self.here(), name) {
             Ok(fd) if (self.options.takes)(&fd) => Ok(Some(fd)),
             Ok(_) => Err(Error::refused(path, "is in a file system of the kernel")),
             Err(Errno::NOENT) => Ok(None),
@@ -225,7 +225,7 @@ impl Unpacker {
     fn make(&self, name: &[u8], path: &[u8]) -> Result<OwnedFd> {
         let make = || {
             mkdirat(self.here(), name, Mode::RWXU)?;
-            let fd = openat(self.here(), name, DIRECTORY, Mode::empty())?;
+            let fd = open_directory(self.here(), name)?;
             self.give(&fd)?;
             Ok(fd)
         };
@@ -313,22 +313,39 @@ impl Unpacker {
         let Some(target) = source.pop() else { return Err(refused(missing)) };
         let mut from = fcntl_dupfd_cloexec(&self.top.fd, 0).map_err(system)?;
         for name in source {
-            from = match openat(&from, name, DIRECTORY, Mode::empty()) {
+            from = match open_directory(&from, name) {
                 Ok(fd) if (self.options.takes)(&fd) => fd,
                 Ok(_) | Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => return Err(refused(missing)),
                 Err(errno) => return Err(system(errno)),
             };
         }
-        let stat = statat(&from, target, AtFlags::SYMLINK_NOFOLLOW);
-        if !stat.is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::RegularFile) {
+        let stat = statat(&from, target, AtFlags::SYMLINK_NOFOLLOW).map_err(|_| refused(missing))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(refused(missing));
         }
         self.enter(way, &entry.path)?;
         self.in_place_of(name, &entry.path, |here, draft| {
-            linkat(&from, target, here, draft, AtFlags::empty())
+            linkat(&from, target, here, draft, AtFlags::empty())?;
+            self.keep_owner(here, draft, &stat)
         })?;
         self.summary.files += 1;
         Ok(())
+    }
+
+    /// Leaves a file to whom it belonged: gVisor gives one that gets another name to whoever asked for that.
+    fn keep_owner(&self, here: &OwnedFd, name: &str, before: &Stat) -> Result<(), Errno> {
+        if self.options.owner.is_none() {
+            return Ok(());
+        }
+        let file = openat(here, name, FILE, Mode::empty())?;
+        let now = fstat(&file)?;
+        let owner = |stat: &Stat| (stat.st_uid, stat.st_gid);
+        let inode = |stat: &Stat| (stat.st_dev, stat.st_ino);
+        if inode(&now) != inode(before) || owner(&now) == owner(before) {
+            return Ok(());
+        }
+        fchown(&file, Some(Uid::from_raw(before.st_uid)), Some(Gid::from_raw(before.st_gid)))?;
+        fchmod(&file, Mode::from_raw_mode(before.st_mode & 0o7777))
     }
 
     /// Makes something under another name and puts it in the place of what is there.

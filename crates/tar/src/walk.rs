@@ -6,12 +6,24 @@ use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
     fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, openat, statat},
     io::Errno,
+    path::Arg,
 };
 use std::ffi::CString;
 
-/// How a directory on the way is opened.
-pub(crate) const DIRECTORY: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// Opens a directory in another one; `LOOP` for a symbolic link.
+///
+/// In two steps, since gVisor follows a link that is asked for with `DIRECTORY` and `NOFOLLOW` together.
+pub(crate) fn open_directory(directory: impl AsFd, name: impl Arg) -> Result<OwnedFd, Errno> {
+    let itself = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let found = openat(directory, name, itself, Mode::empty())?;
+    match FileType::from_raw_mode(fstat(&found)?.st_mode) {
+        FileType::Directory => {
+            openat(&found, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        }
+        FileType::Symlink => Err(Errno::LOOP),
+        _ => Err(Errno::NOTDIR),
+    }
+}
 
 /// Something in the tree.
 #[derive(Debug)]
@@ -125,7 +137,7 @@ fn look(directory: BorrowedFd<'_>, name: &CString, device: u64) -> Result<Found,
     let mut stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
     let mut opened = None;
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        let fd = openat(directory.as_fd(), name, DIRECTORY, Mode::empty())?;
+        let fd = open_directory(directory, name)?;
         stat = fstat(&fd)?;
         opened = Some(fd);
     }
