@@ -6,31 +6,24 @@ use crate::{
     lines::Lines,
 };
 use bytes::BytesMut;
-use reqwest::{Method, Response};
-use serde::de::DeserializeOwned;
+use reqwest::Method;
 use stacyvm_types::Event;
-use std::marker::PhantomData;
 
 /// Longest event.
 const LONGEST: usize = 1 << 20;
 
 /// Events of one connection, as they come.
 #[derive(Debug)]
-pub struct EventStream<T = Event> {
+pub struct EventStream {
     lines: Lines,
-    kind: PhantomData<fn() -> T>,
 }
 
-impl<T: DeserializeOwned> EventStream<T> {
-    pub(crate) fn new(response: Response) -> Self {
-        Self { lines: Lines::new(response, SILENCE), kind: PhantomData }
-    }
-
+impl EventStream {
     /// The next event; `None` when the connection ended.
     ///
     /// # Errors
     /// [`Error::Broken`], [`Error::Protocol`].
-    pub async fn next(&mut self) -> Result<Option<T>> {
+    pub async fn next(&mut self) -> Result<Option<Event>> {
         let mut data = BytesMut::new();
         while let Some(line) = self.lines.next().await? {
             if let Some(text) = line.strip_prefix(b"data:") {
@@ -63,6 +56,6 @@ impl Client {
         }
         let response = tokio::time::timeout(PROMPT, self.send(request)).await;
         let response = response.map_err(|_| Error::Broken("no answer in time".to_owned()))??;
-        Ok(EventStream::new(response))
+        Ok(EventStream { lines: Lines::new(response, SILENCE) })
     }
 }

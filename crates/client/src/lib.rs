@@ -25,3 +25,4 @@ pub use events::EventStream;
 pub use files::{Download, Upload};
 pub use processes::RecordStream;
 pub use sandboxes::CreateOptions;
+pub use trees::FileEventStream;

@@ -1,10 +1,10 @@
 //! Trees of a sandbox: archives, changes, disk usage.
 
 use crate::{
-    client::{Client, PROMPT},
+    client::{Client, PROMPT, SILENCE},
     error::{Error, Result},
-    events::EventStream,
     files::Download,
+    lines::Lines,
 };
 use bytes::Bytes;
 use futures::Stream;
@@ -17,6 +17,29 @@ use std::{io, time::Duration};
 
 /// Time for a look at a whole tree.
 const WHOLE: Duration = Duration::from_secs(660);
+
+/// Changes of a directory, as they come.
+#[derive(Debug)]
+pub struct FileEventStream {
+    lines: Lines,
+}
+
+impl FileEventStream {
+    /// The next change; `None` when the connection ended.
+    ///
+    /// # Errors
+    /// [`Error::Broken`], [`Error::Protocol`].
+    pub async fn next(&mut self) -> Result<Option<FileEvent>> {
+        // The server writes each on one line; numbers and signs of life stand on others.
+        while let Some(line) = self.lines.next().await? {
+            if let Some(text) = line.strip_prefix(b"data:") {
+                let event = serde_json::from_slice(text);
+                return event.map(Some).map_err(|e| Error::Protocol(format!("{e} in an event")));
+            }
+        }
+        Ok(None)
+    }
+}
 
 impl Client {
     /// A directory, or one file, as a tar archive that is not compressed. It is whole when it has its end mark.
@@ -46,10 +69,11 @@ impl Client {
     ///
     /// # Errors
     /// As the server says.
-    pub async fn watch_files(&self, id: &str, path: &str, recursive: bool) -> Result<EventStream<FileEvent>> {
+    pub async fn watch_files(&self, id: &str, path: &str, recursive: bool) -> Result<FileEventStream> {
         let request = self.request(Method::GET, &["sandboxes", id, "files", "watch"]);
         let query = [("path", path), ("recursive", if recursive { "true" } else { "false" })];
-        Ok(EventStream::new(self.opened(request.query(&query), WHOLE).await?))
+        let response = self.opened(request.query(&query), WHOLE).await?;
+        Ok(FileEventStream { lines: Lines::new(response, SILENCE) })
     }
 
     /// How much disk a file or directory takes.
