@@ -50,6 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "bin/stacyvm-probe",
         "crates/guest",
         "crates/netlink",
+        "crates/tar",
     ];
     for source in sources {
         watch(&workspace.join(source))?;

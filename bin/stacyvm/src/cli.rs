@@ -122,6 +122,8 @@ pub(crate) enum Command {
     Stats(commands::stats::Stats),
     Events(commands::events::Events),
     Man(commands::man::Man),
+    Watch(commands::watch::Watch),
+    Du(commands::du::Du),
 }
 
 #[cfg(test)]

@@ -64,7 +64,9 @@ fn every_command_is_there_with_examples() {
             "signal",
             "stats",
             "events",
-            "man"
+            "man",
+            "watch",
+            "du"
         ]
     );
 }

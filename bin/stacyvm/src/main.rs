@@ -117,6 +117,8 @@ fn execute(cli: Cli) -> Result<u8> {
         Command::Stats(stats) => block_on(stats.execute(&global)).map(done),
         Command::Events(events) => block_on(events.execute(&global)).map(done),
         Command::Man(man) => man.execute(&global).map(done),
+        Command::Watch(watch) => block_on(watch.execute(&global)).map(done),
+        Command::Du(du) => block_on(du.execute(&global)).map(done),
     }
 }
 

@@ -7,9 +7,10 @@ use crate::{
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use reqwest::{
-    Body, Method, Response,
+    Body, Method, RequestBuilder, Response,
     header::{CONTENT_LENGTH, CONTENT_TYPE},
 };
+use serde::de::DeserializeOwned;
 use stacyvm_types::{ChmodFile, FileInfo, MakeDirectory, MoveFile, StatusReply, WriteFile};
 use std::{
     io,
@@ -34,8 +35,8 @@ pub struct Upload {
 /// A file on its way here.
 #[derive(Debug)]
 pub struct Download {
-    response: Response,
-    left: Option<u64>,
+    pub(crate) response: Response,
+    pub(crate) left: Option<u64>,
 }
 
 impl Download {
@@ -81,6 +82,15 @@ impl Client {
         if let Some(size) = file.size {
             request = request.header(CONTENT_LENGTH, size);
         }
+        self.send_content(request, content).await
+    }
+
+    /// Sends a request whose body is `content`, for as long as that takes.
+    pub(crate) async fn send_content<T, S>(&self, request: RequestBuilder, content: S) -> Result<T>
+    where
+        T: DeserializeOwned,
+        S: Stream<Item = io::Result<Bytes>> + Send + 'static,
+    {
         // What went wrong while reading here must not look like a broken connection.
         let failure = Arc::new(Mutex::new(None));
         let slot = Arc::clone(&failure);

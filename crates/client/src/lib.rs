@@ -16,6 +16,7 @@ mod sandboxes;
 #[cfg(test)]
 mod server_tests;
 mod system;
+mod trees;
 
 pub use attachment::{Attachment, Output};
 pub use client::{Client, Options};
@@ -24,3 +25,4 @@ pub use events::{EventQuery, EventStream, EventWatch, Heard};
 pub use files::{Download, Upload};
 pub use processes::RecordStream;
 pub use sandboxes::CreateOptions;
+pub use trees::FileEventStream;

@@ -82,6 +82,10 @@ const MORE_ATTACKS: &[&str] = &[
     "signal.kill_background",
     "signal.kill_tree",
     "stdin.not_read",
+    "trees.hostile",
+    "trees.links_before",
+    "trees.shrinking",
+    "watch.overflow",
 ];
 
 /// The checks that are attacks of a sandbox's processes on what is outside them.

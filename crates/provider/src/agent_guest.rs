@@ -7,11 +7,13 @@
 mod convert;
 mod files;
 mod processes;
+mod trees;
 
 use crate::{
     Error, Guest, OutputStream, ProcessInfo, ProcessSpec, PtySize, ReadRange, Result, Signal, StdinAck,
     WriteFile,
     guest::{ByteStream, FileEntry},
+    trees::{ChangeStream, DiskUsage, ExtractTarget, Extracted},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -222,5 +224,21 @@ impl Guest for AgentGuest {
         self.call(deadline, bulk.remove(proto::RemoveRequest { path: path.to_owned(), recursive }))
             .await
             .map(drop)
+    }
+
+    async fn archive(&self, path: &str) -> Result<ByteStream> {
+        self.pack(path).await
+    }
+
+    async fn extract(&self, target: &ExtractTarget, content: ByteStream) -> Result<Extracted> {
+        self.unpack(target, content).await
+    }
+
+    async fn watch(&self, path: &str, recursive: bool) -> Result<ChangeStream> {
+        self.watch_tree(path, recursive).await
+    }
+
+    async fn usage(&self, path: &str) -> Result<DiskUsage> {
+        self.measure(path).await
     }
 }

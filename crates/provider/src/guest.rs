@@ -8,7 +8,7 @@
 //! deadline of its own except streams, which end when the guest is unreachable) and cannot make it grow (every message,
 //! list and window is bounded). `Unavailable` means that the guest cannot be reached now; `Destroyed` that it is gone.
 
-use crate::Result;
+use crate::{ChangeStream, DiskUsage, Error, ExtractTarget, Extracted, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -152,6 +152,71 @@ pub trait Guest: Send + Sync + 'static {
     /// # Errors
     /// `NotFound`; `InvalidArgument` for a directory with content and no `recursive`.
     async fn remove(&self, path: &str, recursive: bool) -> Result<()>;
+
+    /// A tree as a tar archive: the directory `path` itself as `./`, then everything in it by its path below `path`, in no
+    /// order but that a directory comes before what is in it; or one regular file by its name.
+    ///
+    /// Bytes, permissions, times to the nanosecond, symbolic links (as they are, never followed) and hard links are in it.
+    /// Sockets, pipes and devices are left out, as are file systems of the kernel. What is removed meanwhile is left out; a
+    /// file that grows is cut at the size that it had when its turn came; one that shrinks ends the stream with an error.
+    /// The stream ends without an error only behind the archive's end mark. Pieces are at most 128 KiB.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` for what is neither directory nor file; `Unsupported` where the guest cannot.
+    async fn archive(&self, path: &str) -> Result<ByteStream> {
+        Err(cannot(&format!("pack {path}")))
+    }
+
+    /// Unpacks a tar archive, not compressed, in a directory, which is made with its parents if it is missing.
+    ///
+    /// What is there and not in the archive stays. A file or link is replaced in one step, also where it is a symbolic link
+    /// itself; a directory that is there keeps its owner, mode and time; a directory in the place of a file, or a file in that
+    /// of a directory, is `InvalidArgument`. Everything that is made belongs to the user asked for, whatever the archive says,
+    /// and has the archive's permissions and times.
+    ///
+    /// Below the directory no symbolic link is followed, be it of the archive or there before. `InvalidArgument` with the
+    /// entry named is the answer to: an absolute path, a path with `..`, one that leads through a symbolic link, a hard link
+    /// to anything but a regular file in the directory, a device, pipe or unknown kind, a sparse file. A symbolic link is made
+    /// as it stands, wherever it points.
+    ///
+    /// The first entry that is refused ends the call. What was made before it stays, and nothing behind it is made; a file is
+    /// whole or not there. The same holds when `content` ends with an error or before the archive's end mark.
+    ///
+    /// # Errors
+    /// `InvalidArgument`; `ResourceLimit` (disk full); `Unsupported` where the guest cannot.
+    async fn extract(&self, target: &ExtractTarget, content: ByteStream) -> Result<Extracted> {
+        drop(content);
+        Err(cannot(&format!("unpack in {}", target.path)))
+    }
+
+    /// Changes in a directory, with `recursive` also in those below it. Everything that happens once this has returned is
+    /// told, or else [`crate::FileChange::Overflow`] is; nothing is lost in silence.
+    ///
+    /// A directory that appears below is watched too, and what is in it by then is told as created. Changes of one path
+    /// within a short time (50 ms or so) become one event of each kind; a file that was just created is not told to be
+    /// modified as well. A file that is uploaded is told as created when it takes its place, also where it replaces another. A move within the tree is one event, or now and then a deletion and a creation. The stream ends behind
+    /// the deletion of the directory itself, and with an error when the guest is lost or more directories appear than can
+    /// be watched. Symbolic links are not followed.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` if it is not a directory; `ResourceLimit` for more directories than can be watched;
+    /// `Unsupported` where the guest or its kernel cannot.
+    async fn watch(&self, path: &str, recursive: bool) -> Result<ChangeStream> {
+        Err(cannot(&format!("watch {path}{}", if recursive { " and below" } else { "" })))
+    }
+
+    /// How much disk a file or tree takes: each file with several names once, symbolic links not followed, file systems of
+    /// the kernel left out.
+    ///
+    /// # Errors
+    /// `NotFound`; `Unsupported` where the guest cannot.
+    async fn usage(&self, path: &str) -> Result<DiskUsage> {
+        Err(cannot(&format!("measure {path}")))
+    }
+}
+
+fn cannot(what: &str) -> Error {
+    Error::unsupported(format!("this runtime cannot {what}"))
 }
 
 /// A signal number, 1 to 64.

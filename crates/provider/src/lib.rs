@@ -9,6 +9,7 @@ mod locks;
 pub mod mock;
 mod provider;
 mod spec;
+mod trees;
 
 pub use agent_guest::{AgentEndpoint, AgentGuest, Duplex, Identity};
 pub use console::console_lines;
@@ -24,3 +25,4 @@ pub use provider::{
 };
 pub use spec::{Capabilities, SandboxId, SandboxSpec, SpecError};
 pub use stacyvm_types::{Limit, PtySize};
+pub use trees::{ChangeStream, DiskUsage, ExtractTarget, Extracted, FileChange};

@@ -15,7 +15,8 @@ use stacyvm_guest::{
     },
 };
 use stacyvm_provider::{
-    AgentEndpoint, AgentGuest, Duplex, ErrorKind, Guest, Identity, ProcessSpec, ReadRange,
+    AgentEndpoint, AgentGuest, Duplex, ErrorKind, ExtractTarget, Guest, Identity, ProcessSpec, PtySize,
+    ReadRange,
 };
 use std::{pin::Pin, sync::Arc, time::Duration};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -110,6 +111,25 @@ async fn calls_that_hang_end_at_their_deadline() {
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
     let error = guest.wait("p", Duration::from_secs(1)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    let error = guest.resize("p", PtySize::USUAL).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_got_no_terminal_is_not_one_that_was_asked_for() {
+    let guest = guest(Behaviour::ServesLies);
+    let spec = ProcessSpec {
+        id: "old".into(),
+        argv: vec!["true".into()],
+        pty: Some(PtySize::USUAL),
+        ..ProcessSpec::default()
+    };
+    let error = guest.start(&spec).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
+    // That it is killed can be seen where nobody answers to that.
+    let spec = ProcessSpec { id: "mute".into(), ..spec };
+    let error = guest.start(&spec).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -181,6 +201,45 @@ async fn floods_are_cut_at_their_bound() {
     assert_ne!(error.kind(), ErrorKind::NotFound, "a message of 8 MiB is refused: {error:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn lies_about_trees_end_the_stream_and_silence_does_too() {
+    let guest = guest(Behaviour::ServesLies);
+    for (path, kind) in [
+        ("/empty", ErrorKind::Internal),
+        ("/large", ErrorKind::Internal),
+        ("/silent", ErrorKind::Unavailable),
+    ] {
+        let mut content = guest.archive(path).await.unwrap();
+        assert_eq!(content.next().await.unwrap().unwrap().len(), 5);
+        let error = content.next().await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), kind, "{path}: {error:?}");
+        assert!(content.next().await.is_none(), "{path}");
+    }
+    let error = guest.watch("/early", true).await.err().unwrap();
+    assert!(error.message().contains("broke the protocol"), "{error:?}");
+    for path in ["/relative", "/empty"] {
+        let changes: Vec<_> = guest.watch(path, true).await.unwrap().collect().await;
+        assert_eq!(changes.len(), 2, "{path}: {changes:?}");
+        let error = changes.last().unwrap().as_ref().unwrap_err();
+        assert!(error.message().contains("broke the protocol"), "{error:?}");
+    }
+    assert_eq!(guest.usage("/").await.unwrap_err().kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_is_too_old_for_a_call_is_said_to_be() {
+    let guest = guest(Behaviour::ServesLies);
+    let target = ExtractTarget { path: "/x".into(), user: None };
+    for error in [
+        guest.archive("/x").await.err().unwrap(),
+        guest.watch("/x", false).await.err().unwrap(),
+        guest.extract(&target, stream::empty().boxed()).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.message().contains("sb-1 is older than this server"), "{error:?}");
+    }
+}
+
 struct Liar;
 type Out<T> = Pin<Box<dyn futures::Stream<Item = Result<T, Status>> + Send>>;
 
@@ -189,10 +248,21 @@ impl Control for Liar {
     async fn ping(&self, _: Request<proto::PingRequest>) -> Result<Response<proto::PingReply>, Status> {
         Ok(Response::new(proto::PingReply::default()))
     }
-    async fn start(&self, _: Request<proto::StartRequest>) -> Result<Response<proto::Process>, Status> {
-        Ok(Response::new(proto::Process { id: "theirs".into(), ..proto::Process::default() }))
+    async fn start(&self, request: Request<proto::StartRequest>) -> Result<Response<proto::Process>, Status> {
+        let id = request.into_inner().id;
+        let id = if matches!(id.as_str(), "old" | "mute") { id } else { "theirs".to_owned() };
+        Ok(Response::new(proto::Process { id, ..proto::Process::default() }))
     }
-    async fn signal(&self, _: Request<proto::SignalRequest>) -> Result<Response<proto::SignalReply>, Status> {
+    async fn signal(
+        &self,
+        request: Request<proto::SignalRequest>,
+    ) -> Result<Response<proto::SignalReply>, Status> {
+        match request.into_inner().id.as_str() {
+            "old" => Ok(Response::new(proto::SignalReply { delivered: true })),
+            _ => std::future::pending().await,
+        }
+    }
+    async fn resize(&self, _: Request<proto::ResizeRequest>) -> Result<Response<proto::Empty>, Status> {
         std::future::pending().await
     }
     async fn get(&self, _: Request<proto::GetRequest>) -> Result<Response<proto::Process>, Status> {
@@ -222,6 +292,8 @@ impl Bulk for Liar {
     type ReadFileStream = Out<proto::ReadFilePart>;
     type ListDirStream = Out<proto::FileInfos>;
     type GlobStream = Out<proto::FileInfos>;
+    type ArchiveStream = Out<proto::ArchivePart>;
+    type WatchStream = Out<proto::WatchEvents>;
 
     async fn attach(&self, _: Request<proto::AttachRequest>) -> Result<Response<Self::AttachStream>, Status> {
         let chunk = |offset| {
@@ -303,5 +375,44 @@ impl Bulk for Liar {
     }
     async fn remove(&self, _: Request<proto::RemoveRequest>) -> Result<Response<proto::Empty>, Status> {
         no()
+    }
+    /// Packs as the path says.
+    async fn archive(
+        &self,
+        request: Request<proto::ArchiveRequest>,
+    ) -> Result<Response<Self::ArchiveStream>, Status> {
+        let part = |size| Ok(proto::ArchivePart { data: Bytes::from(vec![0; size]) });
+        Ok(Response::new(match request.into_inner().path.as_str() {
+            "/empty" => stream::iter([part(5), part(0), part(5)]).boxed(),
+            "/large" => stream::iter([part(5), part(200 << 10), part(5)]).boxed(),
+            "/silent" => stream::iter([part(5)]).chain(stream::pending()).boxed(),
+            // What an agent that does not know the call says.
+            _ => return Err(Status::unimplemented("")),
+        }))
+    }
+    async fn extract(
+        &self,
+        _: Request<Streaming<proto::ExtractPart>>,
+    ) -> Result<Response<proto::ExtractReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+    /// Tells what the path says.
+    async fn watch(
+        &self,
+        request: Request<proto::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let event = |path: &str| proto::WatchEvent { kind: 1, path: path.into(), ..Default::default() };
+        let batch =
+            |paths: &[&str]| Ok(proto::WatchEvents { events: paths.iter().map(|p| event(p)).collect() });
+        let batches = match request.into_inner().path.as_str() {
+            "/early" => vec![batch(&["/a"])],
+            "/relative" => vec![batch(&[]), batch(&["/a", "b", "/c"]), batch(&["/d"])],
+            "/empty" => vec![batch(&[]), batch(&["/a"]), batch(&[]), batch(&["/b"])],
+            _ => return Err(Status::unimplemented("")),
+        };
+        Ok(Response::new(stream::iter(batches).boxed()))
+    }
+    async fn usage(&self, _: Request<proto::UsageRequest>) -> Result<Response<proto::UsageReply>, Status> {
+        std::future::pending().await
     }
 }

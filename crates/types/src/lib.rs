@@ -14,6 +14,7 @@ mod provider;
 mod sandbox;
 mod socket;
 mod system;
+mod tree;
 
 pub use duration::WireDuration;
 pub use error::{ErrorBody, ErrorCode};
@@ -27,3 +28,4 @@ pub use provider::*;
 pub use sandbox::*;
 pub use socket::*;
 pub use system::*;
+pub use tree::*;

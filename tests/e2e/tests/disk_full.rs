@@ -32,6 +32,23 @@ impl Drop for SmallDisk {
     }
 }
 
+/// The header of one file in an archive.
+fn tar_header(name: &str, size: u64) -> Vec<u8> {
+    let mut archive = Vec::new();
+    let entry = stacyvm_tar::Entry {
+        kind: stacyvm_tar::Kind::File,
+        path: name.into(),
+        link: Vec::new(),
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        mtime: (0, 0),
+        size,
+    };
+    stacyvm_tar::encode(&entry, &mut archive);
+    archive
+}
+
 #[tokio::test]
 async fn a_full_disk_is_reported_survived_and_freed() -> Result<()> {
     let disk = SmallDisk::mount()?;
@@ -46,6 +63,15 @@ async fn a_full_disk_is_reported_survived_and_freed() -> Result<()> {
     let body = refused.text().await?;
     ensure!(body.contains("RESOURCE_LIMIT") && body.contains("the disk of the sandbox is full"), "{body}");
     ensure!(sandbox.stdout("ls -A").await?.is_empty(), "a refused upload leaves nothing");
+
+    let mut archive = tar_header("too-much", 90_000_000);
+    archive.resize(90_000_512, 7);
+    let address = host.server.url(&sandbox.path("/files/archive?path=/workspace/tree"));
+    let refused = host.server.http().put(&address).body(archive).send().await?;
+    ensure!(refused.status() == 429, "{}", refused.status());
+    let body = refused.text().await?;
+    ensure!(body.contains("/workspace/tree/too-much: the disk of the sandbox is full"), "{body}");
+    ensure!(sandbox.stdout("ls -A tree; rmdir tree").await?.is_empty(), "half a file of an archive is left");
 
     let filled = sandbox.exec("head -c 90000000 /dev/zero > fill").await?;
     ensure!(
@@ -62,11 +88,11 @@ async fn a_full_disk_is_reported_survived_and_freed() -> Result<()> {
         lines.lines().last().is_some_and(|exit| exit.contains(r#""limits_hit":["disk_full"]"#)),
         "{lines}"
     );
-    // The upload and two commands.
+    // The upload, the archive and two commands.
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     loop {
         let seen = host.server.get(&sandbox.path("")).await?;
-        if seen["limits_hit"]["disk_full"]["count"] == 3 {
+        if seen["limits_hit"]["disk_full"]["count"] == 4 {
             break;
         }
         ensure!(std::time::Instant::now() < deadline, "{seen}");

@@ -73,7 +73,7 @@ async fn a_shell_survives_the_server_and_being_left() -> Result<()> {
     // Left, with another program in front; the server is replaced meanwhile.
     tmux.enter("cat")?;
     tmux.enter("said before")?;
-    tmux.until("the echo", |screen| screen.matches("said before").count() == 2)?;
+    tmux.line("said before")?;
     tmux.press(&["C-]", "d"])?;
     tmux.until("the way back", |screen| screen.contains("detached") && screen.contains("stacyvm attach"))?;
     let after = modes(&tmux, "left")?;
@@ -85,7 +85,7 @@ async fn a_shell_survives_the_server_and_being_left() -> Result<()> {
     tmux.enter(&format!("clear; {stacyvm} attach {id} {name} --from now -i"))?;
     tokio::time::sleep(Duration::from_millis(300)).await;
     tmux.enter("said after")?;
-    tmux.until("both", |screen| screen.matches("said after").count() == 2)?;
+    tmux.line("said after")?;
     tmux.press(&["C-d"])?;
     tmux.enter("exit 42")?;
     tmux.until("our own prompt", |screen| screen.trim_end().ends_with("host>"))?;
@@ -160,6 +160,7 @@ async fn a_run_has_a_terminal_of_its_own() -> Result<()> {
         tmux.line("30 100")?;
         tmux.enter("typed")?;
         tmux.line("got typed")?;
+        tmux.until("our own prompt", |screen| screen.trim_end().ends_with("host>"))?;
         tmux.enter("echo code: $?")?;
         tmux.line("code: 5")?;
     }

@@ -1,5 +1,6 @@
 //! Files of the sandbox. Everything here blocks and runs on the few threads set aside for it.
 
+pub(crate) mod archive;
 pub(crate) mod glob;
 pub(crate) mod info;
 pub(crate) mod list;
@@ -9,6 +10,8 @@ pub(crate) mod read;
 pub(crate) mod remove;
 pub(crate) mod resolve;
 pub(crate) mod tree;
+pub(crate) mod usage;
+pub(crate) mod watch;
 pub(crate) mod write;
 
 use crate::fail::{Fail, Result};

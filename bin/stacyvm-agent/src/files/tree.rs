@@ -3,7 +3,6 @@
 use super::{
     path::SandboxPath,
     resolve::{Entry, Root, refuse_kernel_view},
-    write::Draft,
 };
 use crate::{
     fail::{Fail, Result, errno_of},
@@ -16,6 +15,7 @@ use rustix::{
     },
     io::Errno,
 };
+use stacyvm_tar::Draft;
 use std::{
     fs::File,
     io,
@@ -139,7 +139,7 @@ fn copy_file(root: &Root, source: &Entry, target: &Entry) -> Result<(), Errno> {
         last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
     };
     futimens(&file, &times)?;
-    draft.rename(target)
+    draft.rename(&target.directory, target.name.as_bytes())
 }
 
 #[cfg(test)]

@@ -9,16 +9,10 @@ use crate::{
     fail::{Fail, Result, errno_of},
     users::Account,
 };
-use rustix::{
-    fs::{AtFlags, Mode, OFlags, fchmod, fstat, openat, renameat, unlinkat},
-    io::Errno,
-    rand::{GetRandomFlags, getrandom},
-};
+use rustix::fs::{Mode, fchmod, fstat};
 use stacyvm_guest::proto::FileInfo;
-use std::{fs::File, io::Write, os::fd::OwnedFd};
-
-/// Beginning of the names of files that are not complete yet.
-const PREFIX: &str = ".stacyvm-upload-";
+use stacyvm_tar::Draft;
+use std::{io::Write, os::fd::OwnedFd};
 
 /// A file under way. Dropped before [`Upload::finish`], it leaves nothing.
 #[derive(Debug)]
@@ -27,57 +21,6 @@ pub(crate) struct Upload {
     draft: Draft,
     path: String,
     mode: Mode,
-}
-
-/// A file beside the target, removed when dropped unless it was renamed.
-#[derive(Debug)]
-pub(crate) struct Draft {
-    pub(crate) file: File,
-    directory: OwnedFd,
-    name: String,
-    renamed: bool,
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        if !self.renamed {
-            // Gone already, or the directory is: nothing is left either way.
-            let _ = unlinkat(&self.directory, &*self.name, AtFlags::empty());
-        }
-    }
-}
-
-impl Draft {
-    /// Makes a draft in `directory`.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub(crate) fn new(directory: &OwnedFd) -> Result<Self, Errno> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory = directory.try_clone().map_err(|error| errno_of(&error))?;
-        loop {
-            let mut random = [0u8; 8];
-            getrandom(&mut random, GetRandomFlags::empty())?;
-            let name = format!("{PREFIX}{:016x}", u64::from_ne_bytes(random));
-            match openat(&directory, &*name, flags, Mode::from_raw_mode(0o600)) {
-                Ok(file) => {
-                    return Ok(Self { file: file.into(), directory, name, renamed: false });
-                }
-                Err(Errno::EXIST | Errno::INTR) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-    }
-
-    /// Puts it in the target's place.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub(crate) fn rename(&mut self, target: &Entry) -> Result<(), Errno> {
-        renameat(&self.directory, &*self.name, &target.directory, &*target.name)?;
-        self.renamed = true;
-        Ok(())
-    }
 }
 
 impl Upload {
@@ -119,7 +62,7 @@ impl Upload {
         let fail = |errno| Fail::errno(&self.path, errno);
         // After the content, as writing clears the bits that change the user.
         fchmod(&self.draft.file, self.mode).map_err(fail)?;
-        self.draft.rename(&self.target).map_err(fail)?;
+        self.draft.rename(&self.target.directory, self.target.name.as_bytes()).map_err(fail)?;
         let stat = fstat(&self.draft.file).map_err(fail)?;
         Ok(info::from_stat(self.path.clone(), &stat, String::new()))
     }

@@ -1,21 +1,22 @@
 //! The bulk service: everything that moves bytes or touches files.
 
-use super::Sandbox;
+use super::{Sandbox, trees};
 use crate::{
     fail::{Fail, Result},
     files::{
-        Cancel, blocking, glob, info, list, path::SandboxPath, read, remove, resolve::Root, tree,
-        write::Upload,
+        Cancel, blocking, glob, info, list, path::SandboxPath, read, remove, resolve::Root, tree, usage,
+        watch, write::Upload,
     },
     process::attach,
     users::{self, Account},
 };
 use futures::{Stream, StreamExt, stream};
 use stacyvm_guest::proto::{
-    AttachRequest, ChmodRequest, Empty, FileInfo, FileInfos, GlobRequest, ListDirRequest, MkdirRequest,
-    MoveRequest, OutputEvent, PathRequest, ReadFilePart, ReadFileRequest, RemoveRequest, RunRequest,
-    StdinReply, StdinRequest, WriteFilePart, WriteFileStart, bulk_server::Bulk, output_event::Event,
-    read_file_part, write_file_part::Part,
+    ArchivePart, ArchiveRequest, AttachRequest, ChmodRequest, Empty, ExtractPart, ExtractReply, FileInfo,
+    FileInfos, GlobRequest, ListDirRequest, MkdirRequest, MoveRequest, OutputEvent, PathRequest,
+    ReadFilePart, ReadFileRequest, RemoveRequest, RunRequest, StdinReply, StdinRequest, UsageReply,
+    UsageRequest, WatchEvents, WatchRequest, WriteFilePart, WriteFileStart, bulk_server::Bulk,
+    output_event::Event, read_file_part, write_file_part::Part,
 };
 use std::{pin::Pin, sync::Arc};
 use tonic::{Request, Response, Status, Streaming};
@@ -100,6 +101,8 @@ impl Bulk for BulkService {
     type ReadFileStream = Answer<ReadFilePart>;
     type ListDirStream = Answer<FileInfos>;
     type GlobStream = Answer<FileInfos>;
+    type ArchiveStream = Answer<ArchivePart>;
+    type WatchStream = Answer<WatchEvents>;
 
     async fn attach(&self, request: Request<AttachRequest>) -> Result<Response<Self::AttachStream>, Status> {
         let request = request.into_inner();
@@ -196,5 +199,32 @@ impl Bulk for BulkService {
         let removed =
             self.on_path(&path, move |root, path| remove::remove(root, path, recursive, &cancel)).await;
         removed.map(|_| Response::new(Empty {}))
+    }
+
+    async fn archive(
+        &self,
+        request: Request<ArchiveRequest>,
+    ) -> Result<Response<Self::ArchiveStream>, Status> {
+        Ok(Response::new(trees::archive(&self.0, &request.into_inner().path).await?.boxed()))
+    }
+
+    async fn extract(
+        &self,
+        request: Request<Streaming<ExtractPart>>,
+    ) -> Result<Response<ExtractReply>, Status> {
+        Ok(Response::new(trees::extract(&self.0, request.into_inner()).await?))
+    }
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let WatchRequest { path, recursive } = request.into_inner();
+        let path = SandboxPath::parse(&path)?;
+        let changes = watch::watch(Arc::clone(&self.0.root), path, recursive).await?;
+        Ok(Response::new(changes.map(|batch| batch.map_err(Status::from)).boxed()))
+    }
+
+    async fn usage(&self, request: Request<UsageRequest>) -> Result<Response<UsageReply>, Status> {
+        let cancel = Cancel::default();
+        let _guard = cancel.guard();
+        self.on_path(&request.into_inner().path, move |root, path| usage::usage(root, path, &cancel)).await
     }
 }

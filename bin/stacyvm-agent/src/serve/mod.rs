@@ -4,6 +4,7 @@ pub(crate) mod accept;
 mod bulk;
 mod control;
 mod gate;
+mod trees;
 
 use crate::{args::Config, files::resolve::Root, process::table::Table};
 use std::sync::Arc;

@@ -9,6 +9,7 @@
 mod bridges;
 mod connections;
 mod files;
+mod files_in_bulk;
 mod first_process;
 mod harness;
 mod output;

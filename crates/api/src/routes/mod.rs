@@ -1,8 +1,10 @@
 //! Every route with the scope that it asks for. One file per group; this one only lists them.
 
+mod archives;
 mod events;
 mod exec;
 mod files;
+mod forms;
 mod images;
 mod measure;
 mod metrics;
@@ -12,6 +14,7 @@ mod raw_files;
 mod sandboxes;
 mod sockets;
 mod system;
+mod watch;
 
 use crate::{
     auth::{AccessTable, Scope},
@@ -87,6 +90,11 @@ pub(crate) fn all() -> Routes {
         .add(Scope::Admin, routes!(metrics::admin_metrics))
         .add(Scope::Admin, routes!(metrics::admin_metrics_prometheus))
         .add(Scope::Admin, routes!(metrics::admin_diagnostics))
+        .add(Scope::Read, routes!(archives::download_archive))
+        .add_raw(Scope::Write, routes!(archives::upload_archive))
+        .add_raw(Scope::Write, routes!(forms::upload_form))
+        .add(Scope::Read, routes!(watch::watch_files))
+        .add(Scope::Read, routes!(watch::disk_usage))
 }
 
 /// What every route declared, and the description of the API.

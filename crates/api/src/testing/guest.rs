@@ -3,12 +3,14 @@
 //! The last argument of a process is its script, words as `out=text`, `err=text`, `hex=ff00` (to stdout),
 //! `hang`, `exit=3`, `signal=9`, `timeout`, `lost`; anything else is ignored.
 
+use super::trees;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use stacyvm_provider::{
-    ByteStream, Error, FileEntry, FileKind, Guest, Outcome, OutputEvent, OutputStream, ProcessInfo,
-    ProcessSpec, PtySize, ReadRange, Result, Signal, StdStream, StdinAck, WriteFile,
+    ByteStream, ChangeStream, DiskUsage, Error, ExtractTarget, Extracted, FileChange, FileEntry, FileKind,
+    Guest, Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec, PtySize, ReadRange, Result, Signal,
+    StdStream, StdinAck, WriteFile,
 };
 use std::{
     collections::BTreeMap,
@@ -309,5 +311,57 @@ impl Guest for FakeGuest {
     async fn remove(&self, path: &str, _recursive: bool) -> Result<()> {
         let removed = self.files.lock().unwrap().remove(path);
         removed.map(|_| ()).ok_or_else(|| Error::not_found(format!("no such file: {path}")))
+    }
+
+    async fn archive(&self, path: &str) -> Result<ByteStream> {
+        let mut archive = Vec::new();
+        for (name, file) in &*self.files.lock().unwrap() {
+            let Some(name) = name.strip_prefix(&format!("{path}/")) else { continue };
+            let content = file.content.clone().unwrap_or_default();
+            trees::add(&mut archive, name, &content);
+        }
+        if archive.is_empty() {
+            return Err(Error::not_found(format!("{path} does not exist")));
+        }
+        archive.extend_from_slice(&stacyvm_tar::END);
+        let mut pieces: Vec<_> = archive.chunks(1000).map(|c| Ok(Bytes::copy_from_slice(c))).collect();
+        if path.ends_with("shrinks") {
+            pieces.truncate(1);
+            pieces.push(Err(Error::internal("a file became shorter while it was read")));
+        }
+        Ok(stream::iter(pieces).boxed())
+    }
+
+    async fn extract(&self, target: &ExtractTarget, content: ByteStream) -> Result<Extracted> {
+        let files = trees::read(content).await?;
+        let mut made = Extracted::default();
+        for (name, content) in files {
+            made.files += 1;
+            made.bytes += content.len() as u64;
+            self.put(&format!("{}/{name}", target.path), Some(content.into()), 0o644);
+        }
+        Ok(made)
+    }
+
+    async fn watch(&self, path: &str, recursive: bool) -> Result<ChangeStream> {
+        if path.ends_with("none") {
+            return Err(Error::not_found(format!("{path} does not exist")));
+        }
+        let changes = vec![
+            Ok(FileChange::Created { path: format!("{path}/a"), directory: recursive }),
+            Ok(FileChange::Moved { from: format!("{path}/a"), path: format!("{path}/b"), directory: false }),
+            Ok(FileChange::Overflow),
+        ];
+        let end = vec![Err(Error::unavailable("the guest is gone"))];
+        Ok(if path.ends_with("breaks") {
+            stream::iter(changes.into_iter().chain(end)).boxed()
+        } else {
+            stream::iter(changes).chain(stream::pending()).boxed()
+        })
+    }
+
+    async fn usage(&self, path: &str) -> Result<DiskUsage> {
+        self.entry(path)?;
+        Ok(DiskUsage { bytes: 8192, apparent_bytes: 5, files: 1, directories: 1, counted_twice: false })
     }
 }

@@ -1,6 +1,7 @@
 //! A whole API for tests: the real router and the real engine over a store in memory, with a guest in memory below.
 
 mod guest;
+pub(crate) mod trees;
 
 pub(crate) use guest::FakeGuest;
 

@@ -17,6 +17,8 @@ mod removal;
 mod signals;
 mod stdin;
 mod terminal;
+mod trees;
+mod watch;
 
 use crate::check::Check;
 
@@ -39,6 +41,8 @@ pub(super) fn all() -> Vec<Check> {
         pause::CHECKS,
         isolation::CHECKS,
         attacks::CHECKS,
+        trees::CHECKS,
+        watch::CHECKS,
     ]
     .concat()
 }

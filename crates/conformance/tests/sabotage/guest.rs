@@ -1,12 +1,13 @@
 //! A guest that passes everything on to an honest one, except for its defects.
 
-use crate::{Defect, Defects};
+use crate::{Defect, Defects, trees};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use stacyvm_provider::{
-    ByteStream, Error, FileEntry, FileKind, Guest, Outcome, OutputEvent, OutputStream, ProcessInfo,
-    ProcessSpec, PtySize, ReadRange, Result, Signal, StdStream, StdinAck, WriteFile,
+    ByteStream, ChangeStream, DiskUsage, Error, ExtractTarget, Extracted, FileEntry, FileKind, Guest,
+    Outcome, OutputEvent, OutputStream, ProcessInfo, ProcessSpec, PtySize, ReadRange, Result, Signal,
+    StdStream, StdinAck, WriteFile,
 };
 use std::{
     collections::HashSet,
@@ -148,7 +149,7 @@ fn gone() -> Error {
     Error::not_found("it is not there")
 }
 
-fn whole(content: &[u8]) -> ByteStream {
+pub(crate) fn whole(content: &[u8]) -> ByteStream {
     let pieces: Vec<_> = content.chunks(64 << 10).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
     stream::iter(pieces).boxed()
 }
@@ -375,6 +376,22 @@ impl Guest for BrokenGuest {
             let _: Result<(), Error> = self.inner.remove(&target, true).await;
         }
         self.inner.remove(path, recursive).await
+    }
+
+    async fn archive(&self, path: &str) -> Result<ByteStream> {
+        Ok(trees::archive(self.defects, self.inner.archive(path).await?))
+    }
+
+    async fn extract(&self, target: &ExtractTarget, content: ByteStream) -> Result<Extracted> {
+        trees::extract(self.defects, &*self.inner, target, content).await
+    }
+
+    async fn watch(&self, path: &str, recursive: bool) -> Result<ChangeStream> {
+        Ok(trees::watch(self.defects, self.inner.watch(path, recursive).await?))
+    }
+
+    async fn usage(&self, path: &str) -> Result<DiskUsage> {
+        self.inner.usage(path).await
     }
 }
 

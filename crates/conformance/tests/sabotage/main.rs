@@ -4,6 +4,7 @@
 
 mod guest;
 mod provider;
+mod trees;
 
 use futures::StreamExt;
 use provider::Broken;
@@ -61,6 +62,11 @@ pub(crate) enum Defect {
     PauseDropsOutput,
     SecondPauseFails,
     PauseOfUnknownWorks,
+    SpoilsArchives,
+    UnpacksThroughLinks,
+    ForgivesHostileArchives,
+    HidesOverflow,
+    MissesNewDirectories,
     PausedIsNotDestroyed,
     PipesForTerminals,
     ForgetsTerminalSize,
@@ -110,6 +116,11 @@ const TABLE: &[(Defect, &[&str])] = &[
     (Defect::ChecksThenWrites, &["attack.swapped_on_write"]),
     (Defect::ChecksThenRemoves, &["attack.swapped_on_remove"]),
     (Defect::RemovesLinkTarget, &["links.remove"]),
+    (Defect::SpoilsArchives, &["trees.archive", "trees.round_trip"]),
+    (Defect::UnpacksThroughLinks, &["trees.links_before"]),
+    (Defect::ForgivesHostileArchives, &["trees.hostile"]),
+    (Defect::HidesOverflow, &["watch.overflow"]),
+    (Defect::MissesNewDirectories, &["watch.new_directories"]),
     (Defect::HidesDotFiles, &["files.list", "files.names"]),
     (Defect::PausesInNameOnly, &["pause.busy", "pause.stops"]),
     (Defect::PausesAgentOnly, &["pause.busy", "pause.stops"]),

@@ -15,6 +15,7 @@ use rustix::{
     io::Errno,
 };
 use stacyvm_provider::{Error, Result};
+use stacyvm_tar::decimal;
 use std::{
     collections::HashMap,
     fs::File,
@@ -329,17 +330,6 @@ impl Writer<'_> {
     }
 }
 
-/// Seconds with their fraction, as extended headers have them.
-fn decimal(seconds: i64, nanoseconds: u64) -> String {
-    match (seconds, nanoseconds) {
-        (_, 0) => seconds.to_string(),
-        (0.., _) => format!("{seconds}.{nanoseconds:09}"),
-        // -1.25 is a quarter before -1, and kept as -2 and three quarters.
-        (-1, _) => format!("-0.{:09}", 1_000_000_000 - nanoseconds),
-        _ => format!("{}.{:09}", seconds + 1, 1_000_000_000 - nanoseconds),
-    }
-}
-
 /// The map of a file with holes, then its pieces.
 struct Data<'a> {
     map: &'a [u8],
@@ -368,23 +358,5 @@ impl Read for Data<'_> {
             return Ok(read);
         }
         Ok(0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_written_as_they_are_read() {
-        for (seconds, nanoseconds, text) in [
-            (0, 0, "0"),
-            (7, 5, "7.000000005"),
-            (-1, 750_000_000, "-0.250000000"),
-            (-2, 500_000_000, "-1.500000000"),
-            (-3, 0, "-3"),
-        ] {
-            assert_eq!(decimal(seconds, nanoseconds), text);
-        }
     }
 }

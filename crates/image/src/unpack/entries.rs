@@ -4,13 +4,12 @@ use super::{
     Limits,
     blocks::{BLOCK, Blocks, truncated},
     exceeded,
-    header::Header,
     path::shown,
-    pax::Records,
     refused,
     sparse::{self, Map},
 };
 use stacyvm_provider::{Error, Result};
+use stacyvm_tar::{Header, Records};
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

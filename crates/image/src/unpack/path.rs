@@ -2,6 +2,7 @@
 
 use super::{Limits, exceeded, refused};
 use stacyvm_provider::Result;
+pub(crate) use stacyvm_tar::shown;
 
 /// Longest name of one file on Linux.
 const NAME_MAX: usize = 255;
@@ -78,14 +79,6 @@ pub(crate) fn target<'a>(path: &'a [u8], limits: &Limits) -> Result<Target<'a>> 
     }
 }
 
-/// A path for people: what is no text is escaped, what is long is cut.
-pub(crate) fn shown(path: &[u8]) -> String {
-    let text = String::from_utf8_lossy(path);
-    let cut: String = text.chars().take(200).collect();
-    let more = if cut.len() < text.len() { "…" } else { "" };
-    format!("{cut:?}{more}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,11 +128,5 @@ mod tests {
             let error = target(path).unwrap_err();
             assert!(error.message().starts_with("the archive's entry "), "{error}");
         }
-    }
-
-    #[test]
-    fn names_are_shown_without_what_terminals_obey() {
-        assert_eq!(shown(b"a\x1b[2J\n\xff"), "\"a\\u{1b}[2J\\n\u{fffd}\"");
-        assert!(shown(&[b'x'; 5000]).len() < 220);
     }
 }

@@ -3,11 +3,10 @@
 use super::{
     Limits,
     blocks::{BLOCK, Blocks, truncated},
-    exceeded,
-    header::{self, Header},
-    refused,
+    exceeded, refused,
 };
 use stacyvm_provider::Result;
+use stacyvm_tar::{Header, more_pieces};
 
 /// Bytes of memory that a piece takes.
 const PIECE: usize = size_of::<(u64, u64)>();
@@ -60,7 +59,7 @@ pub(super) fn gnu(
             return Err(too_many(path));
         }
         let block = blocks.block()?.ok_or_else(truncated)?;
-        let (next, after) = header::more_pieces(&block).ok_or_else(damaged)?;
+        let (next, after) = more_pieces(&block).ok_or_else(damaged)?;
         if next.is_empty() {
             return Err(damaged());
         }

@@ -21,8 +21,9 @@ impl AgentGuest {
         // The protocol's stream cannot carry an error: one in `content` ends it without `finish`, so that the agent
         // keeps the old file, and is handed out here.
         let failed = Arc::new(Mutex::new(None));
-        let parts = stream::once(async { proto::write_file_part::Part::Start(start) })
-            .chain(data_parts(content, Arc::clone(&failed)))
+        use proto::write_file_part::Part;
+        let parts = stream::once(async { Part::Start(start) })
+            .chain(data_parts(content, Arc::clone(&failed), Part::Data, Part::Finish))
             .map(|part| proto::WriteFilePart { part: Some(part) });
         let mut bulk = self.bulk.clone();
         // No deadline over the whole: a file may take as long as its sender. A dead agent ends the connection.
@@ -102,12 +103,13 @@ impl AgentGuest {
 }
 
 /// `content` in pieces that the protocol takes, with `finish` behind them unless it fails.
-fn data_parts(
+pub(super) fn data_parts<P: Send + 'static>(
     content: ByteStream,
     failed: Arc<Mutex<Option<Error>>>,
-) -> impl futures::Stream<Item = proto::write_file_part::Part> + Send + 'static {
-    use proto::write_file_part::Part;
-    stream::unfold(Some((content, bytes::Bytes::new(), failed)), |state| async move {
+    data: fn(bytes::Bytes) -> P,
+    finish: fn(proto::Empty) -> P,
+) -> impl futures::Stream<Item = P> + Send + 'static {
+    stream::unfold(Some((content, bytes::Bytes::new(), failed)), move |state| async move {
         let (mut content, mut rest, failed) = state?;
         while rest.is_empty() {
             match content.next().await {
@@ -116,11 +118,11 @@ fn data_parts(
                     *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                     return None;
                 }
-                None => return Some((Part::Finish(proto::Empty {}), None)),
+                None => return Some((finish(proto::Empty {}), None)),
             }
         }
         let piece = rest.split_to(rest.len().min(limits::CHUNK_BYTES));
-        Some((Part::Data(piece), Some((content, rest, failed))))
+        Some((data(piece), Some((content, rest, failed))))
     })
 }
 
@@ -132,7 +134,8 @@ mod tests {
 
     async fn parts(content: Vec<Result<Bytes>>) -> (Vec<Part>, Option<Error>) {
         let failed = Arc::new(Mutex::new(None));
-        let parts = data_parts(stream::iter(content).boxed(), Arc::clone(&failed)).collect().await;
+        let parts = data_parts(stream::iter(content).boxed(), Arc::clone(&failed), Part::Data, Part::Finish);
+        let parts = parts.collect().await;
         let error = failed.lock().unwrap().take();
         (parts, error)
     }

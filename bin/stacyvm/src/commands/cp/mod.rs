@@ -1,8 +1,9 @@
-//! `stacyvm cp`: one file, into a sandbox, out of one, or from one to another.
+//! `stacyvm cp`: a file or a directory, into a sandbox, out of one, or from one to another.
 
 pub(crate) mod local;
 mod place;
 mod progress;
+mod tree;
 
 use crate::{
     cli::Global,
@@ -27,21 +28,34 @@ use std::{
     },
 };
 
-/// Copy a file into or out of a sandbox
+/// Copy files into or out of a sandbox
 ///
 /// One side is ID:/path (a relative path starts at /workspace), the other one a local path or - for standard input or
 /// output. A file of any size is streamed; permission bits are kept. The target is replaced in one step when all has
 /// arrived, and stays as it is if the copy fails. A target that is a directory, or ends in /, takes the file's name. A
-/// local name with a colon is written as ./name. Directories cannot be copied; pack them with tar.
+/// local name with a colon is written as ./name.
 ///
-/// With --json: {"source", "target", "bytes"}.
+/// With -r a directory is copied, with modes, times and links: into the target if that is a directory already, else as the
+/// target; SRC/. means what is in it. What is there stays unless it is replaced. The other side may be -: a tar archive on
+/// standard input or output. What comes out of a sandbox is not trusted: nothing is written outside the target, set-user-ID
+/// bits are dropped, and symbolic links that lead out of the directory are left out and named.
+///
+/// With --json: {"source", "target", "bytes"}, with -r also {"files", "directories", "links", "links_left_out"}.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stacyvm cp data.csv sb-0123456789abcdef:/workspace/
   stacyvm cp sb-0123456789abcdef:/workspace/out.png .
   stacyvm cp sb-0123456789abcdef:log.txt - | grep error
-  tar cz src | stacyvm cp - sb-0123456789abcdef:src.tgz")]
+  stacyvm cp -r src sb-0123456789abcdef:/workspace
+  stacyvm cp -r sb-0123456789abcdef:/workspace/. results
+  tar cz src | stacyvm cp -r - sb-0123456789abcdef:src")]
 pub(crate) struct Cp {
+    /// Copy a directory with everything in it
+    #[arg(short, long)]
+    recursive: bool,
+    /// With -r: keep symbolic links that lead out of the directory
+    #[arg(long, requires = "recursive")]
+    all_links: bool,
     /// What to copy
     #[arg(value_name = "SRC")]
     source: String,
@@ -62,6 +76,9 @@ impl Cp {
 
     async fn copy(&self, global: &Global) -> Result<()> {
         let (source, target) = (Place::parse(&self.source)?, Place::parse(&self.target)?);
+        if self.recursive {
+            return tree::copy(self, &source, &target, global).await;
+        }
         let progress =
             |size| if global.quiet || global.json { Progress::hidden() } else { Progress::new(size) };
         let (bytes, target) = match (&source, &target) {
@@ -196,10 +213,7 @@ fn file_name(path: &str) -> Option<&str> {
 }
 
 fn directory(place: &str) -> Failure {
-    Failure::new(
-        format!("{place} is a directory, which cannot be copied"),
-        "pack it: `stacyvm exec ID -- tar c DIR | tar x`, or `tar c DIR | stacyvm exec ID -i -- tar x`",
-    )
+    Failure::new(format!("{place} is a directory"), "add -r to copy it with everything in it")
 }
 
 /// A failure about a file. Not found is the file or the sandbox: a look tells.

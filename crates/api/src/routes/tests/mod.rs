@@ -8,3 +8,4 @@ mod files;
 mod processes;
 mod sandboxes;
 mod system;
+mod trees;

@@ -7,36 +7,49 @@ const XATTR: &[u8] = b"SCHILY.xattr.";
 
 /// The records that change an entry.
 #[derive(Debug, Default)]
-pub(super) struct Records {
-    pub(super) path: Option<Vec<u8>>,
-    pub(super) link: Option<Vec<u8>>,
-    pub(super) size: Option<u64>,
-    pub(super) uid: Option<i64>,
-    pub(super) gid: Option<i64>,
+pub struct Records {
+    /// The whole path.
+    pub path: Option<Vec<u8>>,
+    /// What a link refers to.
+    pub link: Option<Vec<u8>>,
+    /// Bytes of data.
+    pub size: Option<u64>,
+    /// Owner.
+    pub uid: Option<i64>,
+    /// Group.
+    pub gid: Option<i64>,
     /// Seconds and nanoseconds.
-    pub(super) mtime: Option<(i64, u32)>,
-    pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub mtime: Option<(i64, u32)>,
+    /// Extended attributes.
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Of a sparse file: version of the format, real name and real size.
-    pub(super) sparse: Sparse,
+    pub sparse: Sparse,
 }
 
 /// Records of sparse files.
 #[derive(Debug, Default)]
-pub(super) struct Sparse {
-    pub(super) name: Option<Vec<u8>>,
-    pub(super) major: Option<Vec<u8>>,
-    pub(super) minor: Option<Vec<u8>>,
-    pub(super) real_size: Option<u64>,
+pub struct Sparse {
+    /// The path without the tricks that old programs need to see.
+    pub name: Option<Vec<u8>>,
+    /// Version of the format.
+    pub major: Option<Vec<u8>>,
+    /// The part of it behind the point.
+    pub minor: Option<Vec<u8>>,
+    /// Length of the file, holes included.
+    pub real_size: Option<u64>,
     /// One of the two formats that GNU tar wrote until 2006.
-    pub(super) outdated: bool,
+    pub outdated: bool,
 }
 
 /// Why a header cannot be read.
-pub(super) type Reason = &'static str;
+pub type Reason = &'static str;
 
 impl Records {
     /// Reads the records of one header over those of the headers before it.
-    pub(super) fn read(&mut self, mut bytes: &[u8]) -> Result<(), Reason> {
+    ///
+    /// # Errors
+    /// Says what is wrong with them.
+    pub fn read(&mut self, mut bytes: &[u8]) -> Result<(), Reason> {
         while !bytes.is_empty() {
             let (key, value, rest) = record(bytes).ok_or("has a damaged extended header")?;
             bytes = rest;

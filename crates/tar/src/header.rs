@@ -1,6 +1,6 @@
 //! One header block: fixed fields in ASCII or, for what does not fit, in binary.
 
-use super::blocks::BLOCK;
+use crate::BLOCK;
 use std::ops::Range;
 
 const NAME: Range<usize> = 0..100;
@@ -23,14 +23,19 @@ const MORE_PIECES: Range<usize> = 0..504;
 const MORE_MORE: usize = 504;
 
 /// A header whose checksum is right.
-pub(super) struct Header([u8; BLOCK]);
+#[derive(Debug)]
+pub struct Header([u8; BLOCK]);
 
 /// Why a block is no header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NoHeader(pub(super) &'static str);
+pub struct NoHeader(pub &'static str);
 
 impl Header {
-    pub(super) fn new(block: [u8; BLOCK]) -> Result<Self, NoHeader> {
+    /// Reads a block.
+    ///
+    /// # Errors
+    /// [`NoHeader`] says what is wrong with it.
+    pub fn new(block: [u8; BLOCK]) -> Result<Self, NoHeader> {
         let stored = number(&block[CHECKSUM]).ok_or(NoHeader("its checksum is no number"))?;
         let (mut unsigned, mut signed) = (0_i64, 0_i64);
         for (at, byte) in block.iter().enumerate() {
@@ -47,55 +52,61 @@ impl Header {
     }
 
     /// What kind of entry, as a letter.
-    pub(super) fn kind(&self) -> u8 {
+    pub fn kind(&self) -> u8 {
         self.0[KIND]
     }
 
     /// The path, in both halves that POSIX gave it.
-    pub(super) fn path(&self) -> Vec<u8> {
+    pub fn path(&self) -> Vec<u8> {
         let name = text(&self.0[NAME]);
         // GNU's own magic has a blank here, and keeps times where the prefix would be.
         let prefix = if &self.0[MAGIC] == b"ustar\0" { text(&self.0[PREFIX]) } else { b"" };
         if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
     }
 
-    pub(super) fn link(&self) -> Vec<u8> {
+    /// What a link refers to.
+    pub fn link(&self) -> Vec<u8> {
         text(&self.0[LINK]).to_vec()
     }
 
-    pub(super) fn mode(&self) -> Option<i64> {
+    /// Permission bits.
+    pub fn mode(&self) -> Option<i64> {
         number(&self.0[MODE])
     }
 
-    pub(super) fn uid(&self) -> Option<i64> {
+    /// Owner.
+    pub fn uid(&self) -> Option<i64> {
         number(&self.0[UID])
     }
 
-    pub(super) fn gid(&self) -> Option<i64> {
+    /// Group.
+    pub fn gid(&self) -> Option<i64> {
         number(&self.0[GID])
     }
 
-    pub(super) fn size(&self) -> Option<u64> {
+    /// Bytes of data behind the header.
+    pub fn size(&self) -> Option<u64> {
         number(&self.0[SIZE]).and_then(|n| u64::try_from(n).ok())
     }
 
-    pub(super) fn mtime(&self) -> Option<i64> {
+    /// Seconds since 1970.
+    pub fn mtime(&self) -> Option<i64> {
         number(&self.0[MTIME])
     }
 
     /// Of a sparse file in the old GNU format: its real size.
-    pub(super) fn gnu_real_size(&self) -> Option<u64> {
+    pub fn gnu_real_size(&self) -> Option<u64> {
         number(&self.0[GNU_REAL_SIZE]).and_then(|n| u64::try_from(n).ok())
     }
 
     /// Its pieces, and whether there are more in the block behind.
-    pub(super) fn gnu_pieces(&self) -> Option<(Vec<(u64, u64)>, bool)> {
+    pub fn gnu_pieces(&self) -> Option<(Vec<(u64, u64)>, bool)> {
         Some((pieces(&self.0[GNU_PIECES])?, self.0[GNU_MORE] != 0))
     }
 }
 
 /// Pieces in a block behind a header, and whether yet another follows.
-pub(super) fn more_pieces(block: &[u8; BLOCK]) -> Option<(Vec<(u64, u64)>, bool)> {
+pub fn more_pieces(block: &[u8; BLOCK]) -> Option<(Vec<(u64, u64)>, bool)> {
     Some((pieces(&block[MORE_PIECES])?, block[MORE_MORE] != 0))
 }
 
