@@ -122,6 +122,7 @@ pub(crate) enum Command {
     Stats(commands::stats::Stats),
     Events(commands::events::Events),
     Man(commands::man::Man),
+    Bench(commands::bench::Bench),
 }
 
 #[cfg(test)]

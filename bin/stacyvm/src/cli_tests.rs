@@ -64,7 +64,8 @@ fn every_command_is_there_with_examples() {
             "signal",
             "stats",
             "events",
-            "man"
+            "man",
+            "bench"
         ]
     );
 }

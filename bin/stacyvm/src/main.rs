@@ -117,6 +117,7 @@ fn execute(cli: Cli) -> Result<u8> {
         Command::Stats(stats) => block_on(stats.execute(&global)).map(done),
         Command::Events(events) => block_on(events.execute(&global)).map(done),
         Command::Man(man) => man.execute(&global).map(done),
+        Command::Bench(bench) => block_on(bench.execute(&global)).map(done),
     }
 }
 
