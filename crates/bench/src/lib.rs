@@ -57,6 +57,8 @@ pub struct Report {
     pub host: Host,
     /// What was measured, by provider and in the order of the list.
     pub comparisons: Vec<Comparison>,
+    /// It was stopped: what would have come later is missing.
+    pub interrupted: bool,
     /// Something that should have worked did not: the reasons say what.
     pub failed: bool,
 }
@@ -98,5 +100,6 @@ pub async fn run(options: Options, stop: &CancellationToken, say: &dyn Fn(&str))
     failed |= comparisons.iter().any(|comparison| comparison.incomplete);
     let build = if cfg!(debug_assertions) { "debug" } else { "release" };
     let (version, at, samples) = (env!("CARGO_PKG_VERSION"), jiff::Timestamp::now(), options.samples);
-    Ok(Report { version, build, at, samples, host, comparisons, failed })
+    let interrupted = stop.is_cancelled();
+    Ok(Report { version, build, at, samples, host, comparisons, interrupted, failed })
 }

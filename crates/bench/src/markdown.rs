@@ -81,7 +81,9 @@ fn warnings(report: &Report) -> Vec<String> {
     #[expect(clippy::cast_precision_loss, reason = "a count of processors")]
     let busy = report.host.load > 0.5 * report.host.cores as f64;
     let busy = busy.then(|| "the host had other things to do, and the spread shows it".to_owned());
-    warning(report).map(str::to_owned).into_iter().chain(few).chain(busy).collect()
+    let cut = "the run was stopped before its end, and what would have come later is missing".to_owned();
+    let cut = report.interrupted.then_some(cut);
+    warning(report).map(str::to_owned).into_iter().chain(few).chain(busy).chain(cut).collect()
 }
 
 fn rows(text: &mut String, comparison: &Comparison) {
@@ -133,7 +135,7 @@ mod tests {
             of("docker, runc", Comparison::left_out("exec", "no engine")),
         ];
         let (at, host) = (jiff::Timestamp::UNIX_EPOCH, Host { cores: 2, ..Host::default() });
-        Report { version: "1.2.3", build, at, samples, host, comparisons, failed: false }
+        Report { version: "1.2.3", build, at, samples, host, comparisons, interrupted: false, failed: false }
     }
 
     #[test]
@@ -163,8 +165,9 @@ mod tests {
     fn what_makes_figures_doubtful_is_said() {
         let mut report = report("debug", 3);
         report.host.load = 1.5;
+        report.interrupted = true;
         let text = document(&report);
-        for word in ["debug build", "3 samples are few", "other things to do"] {
+        for word in ["debug build", "3 samples are few", "other things to do", "stopped before its end"] {
             assert!(text.contains(word), "{word}: {text}");
         }
     }

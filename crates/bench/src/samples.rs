@@ -125,7 +125,8 @@ impl Comparison {
         let ours = self.sides.iter().find(|side| side.side == OURS)?.median();
         let theirs = side.median();
         let ratio = if self.more_is_better { ours / theirs } else { theirs / ours };
-        (side.side != OURS && ratio.is_finite()).then_some(ratio)
+        // A difference that is not above nothing was lost in the noise of the host.
+        (side.side != OURS && ours > 0.0 && theirs > 0.0).then_some(ratio)
     }
 
     /// The line about the goal, if there is one. What was not measured is not reached.
@@ -143,7 +144,8 @@ impl Comparison {
             }
             Goal::AtMost(most) => {
                 let ours = self.sides.iter().find(|side| side.side == OURS);
-                let reached = word(ours.map(|ours| ours.median() <= *most));
+                let median = ours.map(Samples::median).filter(|median| *median > 0.0);
+                let reached = word(median.map(|median| median <= *most));
                 format!("goal: at most {most:.2} {}: {reached}", self.unit)
             }
         })
@@ -178,6 +180,7 @@ mod tests {
         // Without ours there is nothing to compare with.
         assert_eq!(ratio(&Comparison::less("exec", "ms", vec![side("rival", 1.0)], Vec::new()), 0), None);
         assert_eq!(times.ratio(&Samples::new("empty")), None);
+        assert_eq!(times.ratio(&side("noise", -1.0)), None);
     }
 
     #[test]
@@ -191,5 +194,6 @@ mod tests {
         assert!(of(both.clone(), Goal::AtMost(2.0)).ends_with("at most 2.00 ms: reached"));
         assert!(of(both, Goal::AtMost(1.0)).ends_with("missed"));
         assert!(of(Vec::new(), Goal::AtMost(1.0)).ends_with("not measured"));
+        assert!(of(vec![side(OURS, -2.0)], Goal::AtMost(1.0)).ends_with("not measured"));
     }
 }

@@ -115,7 +115,16 @@ mod tests {
             },
         ];
         let (at, host) = (jiff::Timestamp::UNIX_EPOCH, Host::default());
-        Report { version: "1.2.3", build, at, samples: 3, host, comparisons, failed: false }
+        Report {
+            version: "1.2.3",
+            build,
+            at,
+            samples: 3,
+            host,
+            comparisons,
+            interrupted: false,
+            failed: false,
+        }
     }
 
     #[test]
