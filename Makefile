@@ -28,7 +28,7 @@ lint: setup ## formatting, clippy, dependency policy
 bench: build ## figures with ratios against other tools, in one run; starts the test host, if it can, for those of containers
 	@if [ -z "$$STACYVM_TEST_DOCKER_HOST" ] && scripts/setup-test-host.sh up; then \
 	  set -a; eval "$$(scripts/setup-test-host.sh env)"; set +a; \
-	fi; $(CARGO) run --quiet --release -p xtask -- bench --binary target/release/stacyvm
+	fi; target/release/stacyvm bench
 
 openapi: ## regenerate openapi/v1.json
 	$(CARGO) run --quiet -p xtask -- openapi

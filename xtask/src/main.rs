@@ -1,6 +1,5 @@
-//! Developer tasks: leak check, OpenAPI file, benchmarks, test report, tables of runtimes.
+//! Developer tasks: leak check, OpenAPI file, test report, tables of runtimes.
 
-mod bench;
 mod leaks;
 mod report;
 mod runtimes;
@@ -23,8 +22,6 @@ enum Task {
     LeakCheck(leaks::Arguments),
     /// Write openapi/v1.json from the routes.
     Openapi,
-    /// Compare speed with other tools.
-    Bench(bench::Arguments),
     /// Print what was tested against which runtime; fails if one that this host can have was not.
     TestReport(report::Arguments),
     /// Write the table of docs/runtimes.md from what the probe finds here with each runtime.
@@ -37,7 +34,6 @@ fn main() -> Result<()> {
     match Arguments::parse().task {
         Task::LeakCheck(arguments) => leaks::run(&arguments),
         Task::Openapi => openapi(),
-        Task::Bench(arguments) => bench::run(&arguments),
         Task::TestReport(arguments) => report::run(&arguments),
         Task::RuntimesDoc(arguments) => runtimes::run(&arguments),
         Task::SecurityDoc(arguments) => security::run(&arguments),

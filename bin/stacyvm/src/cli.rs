@@ -124,6 +124,7 @@ pub(crate) enum Command {
     Man(commands::man::Man),
     Watch(commands::watch::Watch),
     Du(commands::du::Du),
+    Bench(commands::bench::Bench),
 }
 
 #[cfg(test)]

@@ -66,7 +66,8 @@ fn every_command_is_there_with_examples() {
             "events",
             "man",
             "watch",
-            "du"
+            "du",
+            "bench"
         ]
     );
 }

@@ -119,6 +119,7 @@ fn execute(cli: Cli) -> Result<u8> {
         Command::Man(man) => man.execute(&global).map(done),
         Command::Watch(watch) => block_on(watch.execute(&global)).map(done),
         Command::Du(du) => block_on(du.execute(&global)).map(done),
+        Command::Bench(bench) => block_on(bench.execute(&global)).map(done),
     }
 }
 

@@ -48,7 +48,7 @@ pub mod limits {
     /// HTTP/2 window of a connection: every stream may be stalled at once without stalling the next one.
     pub const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS;
     /// Output that a process keeps for late attachers unless it asks otherwise, in bytes.
-    pub const LOG_BYTES: u64 = 1 << 20;
+    pub const LOG_BYTES: u64 = 2 << 20;
     /// Ended processes that an agent remembers.
     pub const ENDED_PROCESSES: usize = 256;
     /// Longest server-side wait in one `Wait` call, in milliseconds.

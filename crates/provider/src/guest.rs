@@ -249,7 +249,7 @@ pub struct ProcessSpec {
     pub stdin: bool,
     /// Kill the process and all its descendants after this time.
     pub deadline: Option<Duration>,
-    /// Output kept for late attachers, in bytes; `None`: 1 MiB.
+    /// Output kept for late attachers, in bytes; `None`: 2 MiB.
     pub log_bytes: Option<u64>,
     /// The caller's words.
     pub tag: String,

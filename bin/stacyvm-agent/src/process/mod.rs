@@ -70,7 +70,7 @@ impl Shared {
 /// How long a process waits for its first reader, and for one that was cut off, rather than lose output.
 const HOLD: Duration = Duration::from_secs(3);
 /// Most bytes that a connection may have taken and not delivered: its window, and what the control plane has in hand.
-const IN_FLIGHT: usize = 512 << 10;
+const IN_FLIGHT: usize = 1 << 20;
 
 /// What was asked for, and what the start made of it.
 #[derive(Debug)]

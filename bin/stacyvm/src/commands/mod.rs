@@ -1,6 +1,7 @@
 //! Commands, one file each: its flags, what it does, what it prints.
 
 pub(crate) mod attach;
+pub(crate) mod bench;
 pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod cp;

@@ -152,7 +152,10 @@ async fn speak(
 
 /// A line as a message.
 fn text(line: Bytes) -> io::Result<Message> {
-    let line = line.slice(..line.len() - usize::from(line.ends_with(b"\n")));
+    let line = match line.strip_suffix(b"\n") {
+        Some(text) => line.slice_ref(text),
+        None => line,
+    };
     let text = axum::extract::ws::Utf8Bytes::try_from(line).map_err(io::Error::other)?;
     Ok(Message::Text(text))
 }

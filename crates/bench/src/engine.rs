@@ -1,65 +1,79 @@
 //! A Docker Engine as its API shows it to a program. It is asked by the same HTTP client as our server, with connections
 //! kept.
 
-use super::rivals;
+use crate::{context::IMAGE, rivals};
 use anyhow::{Context, Result, ensure};
 use reqwest::{Client, Url};
 use serde_json::{Value, json};
 use std::{
-    process::{Command, Stdio},
+    path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
-/// Names the daemon.
-const VARIABLE: &str = "STACYVM_TEST_DOCKER_HOST";
+/// Name the daemon, the first one that is set; without them it is the usual one.
+const VARIABLES: [&str; 2] = ["STACYVM_TEST_DOCKER_HOST", "DOCKER_HOST"];
+/// The usual one.
+const USUAL: &str = "unix:///var/run/docker.sock";
 
 /// The daemon that scenarios may use.
-pub(super) struct Engine {
+pub(crate) struct Engine {
     http: Client,
     address: String,
-    runtimes: Vec<String>,
+    info: Value,
+    has_image: bool,
 }
 
 impl Engine {
-    /// The daemon that [`VARIABLE`] names.
+    /// The daemon that [`VARIABLES`] name.
     ///
     /// # Errors
     /// Why there is none.
-    pub(super) async fn find() -> Result<Self> {
-        let address = std::env::var(VARIABLE).ok().filter(|address| !address.is_empty());
-        let address = address.with_context(|| {
-            format!("no Docker Engine: {VARIABLE} is not set, see scripts/setup-test-host.sh")
-        })?;
+    pub(crate) async fn find() -> Result<Self> {
+        let named = VARIABLES.iter().filter_map(|name| std::env::var(name).ok());
+        let address = named.into_iter().find(|address| !address.is_empty());
+        let address = address.unwrap_or_else(|| USUAL.to_owned());
         let socket = address.strip_prefix("unix://").with_context(|| format!("{address} is no socket"))?;
+        ensure!(Path::new(socket).exists(), "no Docker Engine: {socket} is not there");
         let http = Client::builder().unix_socket(socket).timeout(Duration::from_secs(60)).build()?;
-        let mut engine = Self { http, address, runtimes: Vec::new() };
-        let info = engine.get(at("/info")?).await.context("the Docker Engine does not answer")?;
-        let runtimes = info["Runtimes"].as_object().into_iter().flatten();
-        engine.runtimes = runtimes.map(|(name, _)| name.clone()).collect();
+        let mut engine = Self { http, address, info: Value::Null, has_image: false };
+        engine.info = engine.get(at("/info")?).await.context("the Docker Engine does not answer")?;
+        let image = engine.http.get(at(&format!("/images/{IMAGE}/json"))?).send().await?;
+        engine.has_image = image.status().is_success();
         Ok(engine)
     }
 
-    /// Where it is.
-    pub(super) fn address(&self) -> &str {
-        &self.address
+    /// What a server of ours has to know to use it.
+    pub(crate) fn settings(&self) -> Vec<(&str, &str)> {
+        vec![
+            ("STACYVM_PROVIDERS_DOCKER_SOCKET", &self.address),
+            ("STACYVM_PROVIDERS_DOCKER_NETWORK_MODE", "none"),
+            ("STACYVM_PROVIDERS_DOCKER_ALLOWED_RUNTIMES", "runc,runsc"),
+        ]
     }
 
-    /// Whether it has a runtime of this name.
-    pub(super) fn has(&self, runtime: &str) -> bool {
-        self.runtimes.iter().any(|name| name == runtime)
+    /// Why sandboxes cannot be made with this runtime.
+    pub(crate) fn why_not(&self, runtime: &str) -> Option<String> {
+        if self.info["Runtimes"][runtime].is_null() {
+            return Some(format!("the Docker Engine has no runtime {runtime}"));
+        }
+        (!self.has_image).then(|| format!("the Docker Engine has no {IMAGE}: docker pull {IMAGE}"))
     }
 
-    /// `docker` for this daemon, if it is here.
-    pub(super) fn cli(&self, arguments: &[&str]) -> Option<Command> {
-        rivals::present("docker").then(|| {
-            let mut docker = Command::new("docker");
-            docker.args(["--host", &self.address]).args(arguments).stdin(Stdio::null());
-            docker
-        })
+    /// What it says of itself.
+    pub(crate) fn info(&self) -> &Value {
+        &self.info
+    }
+
+    /// `docker` for this daemon.
+    pub(crate) fn cli(&self, arguments: &[&str]) -> Command {
+        let mut docker = rivals::command("docker");
+        docker.args(["--host", &self.address]).args(arguments);
+        docker
     }
 
     /// Runs a command in a container to its end, as a program does that wants its output and its exit code.
-    pub(super) async fn exec(&self, container: &str, command: &[&str]) -> Result<()> {
+    pub(crate) async fn exec(&self, container: &str, command: &[&str]) -> Result<()> {
         let body = json!({"AttachStdout": true, "AttachStderr": true, "Cmd": command});
         let made = self.post(&format!("/containers/{container}/exec"), &body).await?;
         let made: Value = serde_json::from_slice(&made)?;
@@ -72,7 +86,7 @@ impl Engine {
     }
 
     /// Waits until a container is gone.
-    pub(super) async fn see_gone(&self, container: &str) -> Result<()> {
+    pub(crate) async fn see_gone(&self, container: &str) -> Result<()> {
         let (start, address) = (Instant::now(), at(&format!("/containers/{container}/json"))?);
         while self.http.get(address.clone()).send().await?.status() != 404 {
             ensure!(start.elapsed().as_secs() < 60, "the container {container} stays");
@@ -82,7 +96,7 @@ impl Engine {
     }
 
     /// Removes every container and volume of an installation.
-    pub(super) async fn clear(&self, installation: &str) -> Result<()> {
+    pub(crate) async fn clear(&self, installation: &str) -> Result<()> {
         let filters = json!({"label": [format!("stacyvm.installation={installation}")]}).to_string();
         let mut containers = at("/containers/json?all=1")?;
         containers.query_pairs_mut().append_pair("filters", &filters);

@@ -1,15 +1,17 @@
 //! Images: unpacking beside `tar`, pulling beside `docker pull` from the same registry.
 
-use super::{
-    engine::Engine,
-    samples::{Comparison, Samples},
-    scenarios::{compare, settle},
+use crate::{
+    context::Context,
+    measure::{settle, succeed, timed},
+    rivals::command,
+    samples::{Comparison, NotRun, OURS, Samples},
+    server::scratch,
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use std::{
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     time::Instant,
 };
 
@@ -30,23 +32,16 @@ struct Store {
 
 impl Store {
     fn new(binary: &Path) -> Result<Self> {
-        let data_dir = tempfile::Builder::new().prefix("stacyvm-bench-").tempdir()?;
-        Ok(Self { binary: binary.to_owned(), data_dir })
+        Ok(Self { binary: binary.to_owned(), data_dir: scratch()? })
     }
 
-    fn run(&self, arguments: &[&str]) -> Result<()> {
+    fn image(&self, arguments: &[&str]) -> Command {
         let registry = std::env::var(REGISTRY).unwrap_or_default();
-        let mut command = Command::new(&self.binary);
-        command.args(["image"]).args(arguments).env("STACYVM_DATA_DIR", self.data_dir.path());
+        let mut command = command(&self.binary.to_string_lossy());
+        command.arg("image").args(arguments).env("STACYVM_DATA_DIR", self.data_dir.path());
         command.env("STACYVM_IMAGES_INSECURE_REGISTRIES", registry).env_remove("STACYVM_SERVER");
-        succeed(&mut command)
+        command
     }
-}
-
-fn succeed(command: &mut Command) -> Result<()> {
-    let output = command.stdin(Stdio::null()).output()?;
-    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
 }
 
 /// Paths below `/` of directories, links and files, up to [`FROM_EACH`], in the order of their names.
@@ -75,8 +70,8 @@ fn files() -> Vec<Vec<u8>> {
 }
 
 /// MiB of files in a second. Both sides end with their files on disk.
-pub(super) async fn unpack(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>> {
-    let scratch = tempfile::Builder::new().prefix("stacyvm-bench-").tempdir()?;
+pub(super) async fn unpack(context: &Context) -> Result<Vec<Comparison>> {
+    let scratch = scratch()?;
     let mut report = Vec::new();
     // Removed at the end: ext4 makes files many times more slowly when many have just gone.
     let mut made: Vec<tempfile::TempDir> = Vec::new();
@@ -84,66 +79,64 @@ pub(super) async fn unpack(binary: PathBuf, samples: usize) -> Result<Vec<Compar
     std::fs::write(&list, files().join(&b'\n'))?;
     for (what, flag, name) in [("plain", "-c", "plain.tar"), ("gzip", "-cz", "packed.tar.gz")] {
         let archive = scratch.path().join(name);
-        let mut tar = Command::new("tar");
+        let mut tar = command("tar");
         tar.args(["-C", "/", "--no-recursion", flag, "-f"]).arg(&archive).arg("-T").arg(&list);
-        succeed(&mut tar)?;
+        succeed(tar)?;
         let plain = std::fs::metadata(scratch.path().join("plain.tar"))?.len();
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let rate = |start: Instant| (plain >> 20) as f64 / start.elapsed().as_secs_f64();
-        let (mut ours, mut theirs) = (Samples::new("stacyvm image import"), Samples::new("tar -x, sync"));
-        for _ in 0..samples.div_ceil(8) {
-            let store = Store::new(&binary)?;
+        let (mut ours, mut theirs) = (Samples::new(OURS), Samples::new("tar -x, sync"));
+        for _ in 0..context.rounds(8, 10) {
+            let store = Store::new(&context.binary)?;
             settle().await;
+            context.go_on()?;
             let start = Instant::now();
-            store.run(&["import", &archive.to_string_lossy(), "--name", "bench/unpack"])?;
+            succeed(store.image(&["import", &archive.to_string_lossy(), "--name", "bench/unpack"]))?;
             ours.values.push(rate(start));
             made.push(store.data_dir);
             let to = tempfile::tempdir_in(scratch.path())?;
+            let (mut tar, mut sync) = (command("tar"), command("sync"));
+            tar.args(["-xp", "-f"]).arg(&archive).arg("-C").arg(to.path());
+            sync.arg("-f").arg(to.path());
             settle().await;
             let start = Instant::now();
-            succeed(Command::new("tar").args(["-xp", "-f"]).arg(&archive).arg("-C").arg(to.path()))?;
-            succeed(Command::new("sync").arg("-f").arg(to.path()))?;
+            succeed(tar)?;
+            succeed(sync)?;
             theirs.values.push(rate(start));
             made.push(to);
         }
-        report.push(compare(
-            &format!("unpack {} MiB, {what}", plain >> 20),
-            "MiB/s",
-            true,
-            vec![ours, theirs],
-        ));
+        let what = format!("unpack {} MiB, {what}", plain >> 20);
+        report.push(Comparison::more(&what, "MiB/s", vec![ours, theirs], Vec::new()));
     }
     Ok(report)
 }
 
 /// Milliseconds from nothing to an image that can be run from.
-pub(super) async fn pull(binary: PathBuf, samples: usize) -> Result<Vec<Comparison>> {
-    let scenario = "pull 36 MiB in 4 layers";
-    let found = match (std::env::var(REGISTRY), Engine::find().await) {
-        (Ok(registry), Ok(engine)) if !registry.is_empty() => (format!("{registry}/{PULLED}"), engine),
-        _ => {
-            let mut comparison = compare(scenario, "ms", false, Vec::new());
-            comparison
-                .not_run
-                .push("there is no registry and no Docker Engine: see scripts/setup-test-host.sh".to_owned());
-            return Ok(vec![comparison]);
-        }
-    };
-    let (image, engine) = found;
-    let (mut ours, mut docker) = (Samples::new("stacyvm image pull"), Samples::new("docker pull"));
-    for _ in 0..samples.div_ceil(4) {
-        let store = Store::new(&binary)?;
-        settle().await;
-        let start = Instant::now();
-        store.run(&["pull", &image])?;
-        ours.values.push(start.elapsed().as_secs_f64() * 1e3);
-        drop(store);
-        let Some(mut pull) = engine.cli(&["pull", "--quiet", &image]) else { continue };
-        settle().await;
-        let start = Instant::now();
-        succeed(&mut pull)?;
-        docker.values.push(start.elapsed().as_secs_f64() * 1e3);
-        succeed(&mut engine.cli(&["image", "rm", "--force", &image]).context("docker went away")?)?;
+pub(super) async fn pull(context: &Context) -> Result<Vec<Comparison>> {
+    let what = "pull 36 MiB in 4 layers";
+    let registry = std::env::var(REGISTRY).unwrap_or_default();
+    if registry.is_empty() {
+        let why = "there is no registry: see scripts/setup-test-host.sh";
+        return Ok(vec![Comparison::left_out(what, why)]);
     }
-    Ok(vec![compare(scenario, "ms", false, vec![ours, docker])])
+    let image = format!("{registry}/{PULLED}");
+    let (mut ours, mut docker) = (Samples::new(OURS), Samples::new("docker pull"));
+    for _ in 0..context.rounds(4, 10) {
+        let store = Store::new(&context.binary)?;
+        settle().await;
+        context.go_on()?;
+        ours.values.push(timed(store.image(&["pull", &image]))?);
+        drop(store);
+        if let Ok(engine) = &context.engine {
+            settle().await;
+            docker.values.push(timed(engine.cli(&["pull", "--quiet", &image]))?);
+            succeed(engine.cli(&["image", "rm", "--force", &image]))?;
+        }
+    }
+    let mut not_run = Vec::new();
+    if let Err(why) = &context.engine {
+        not_run.push(NotRun { side: docker.side.clone(), why: why.clone() });
+    }
+    let sides = [ours, docker].into_iter().filter(|side| !side.values.is_empty()).collect();
+    Ok(vec![Comparison::less(what, "ms", sides, not_run)])
 }
