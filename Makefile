@@ -36,6 +36,10 @@ openapi: ## regenerate openapi/v1.json
 soak: setup ## 1,000 sandboxes with networks come and go; nothing may be left (slow)
 	STACYVM_TEST_CYCLES=500 $(CARGO) test -p stacyvm-provider-native --test network -- nothing_is_left_of_many
 
+volume: build ## 10 GiB through exec and through files, both ways, past the release binary; it must not grow (slow)
+	STACYVM_BIN=$(CURDIR)/target/release/stacyvm STACYVM_TEST_VOLUME_MIB=10240 \
+	  $(CARGO) test -p stacyvm-e2e --test volume -- --test-threads=1 --nocapture
+
 fuzz: setup ## ten minutes for each parser of what comes from outside; needs a nightly compiler and cargo-fuzz (slow)
 	@command -v cargo-fuzz >/dev/null || { echo "fuzz: cargo install --locked cargo-fuzz, and rustup toolchain install nightly"; exit 1; }
 	@for target in manifest archive layout; do \
@@ -49,4 +53,4 @@ leak-check: ## list everything of ours that this host still holds
 clean: ## remove build output
 	$(CARGO) clean
 
-.PHONY: help setup demo build test lint bench openapi soak fuzz leak-check clean
+.PHONY: help setup demo build test lint bench openapi soak volume fuzz leak-check clean

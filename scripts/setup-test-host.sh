@@ -105,6 +105,8 @@ packages() {
   need docker-registry docker-registry
   need htpasswd apache2-utils
   need bwrap bubblewrap
+  need tmux tmux
+  need less less
   { command -v busybox && ! ldd "$(command -v busybox)"; } >/dev/null 2>&1 || missing+=(busybox-static)
   [ ${#missing[@]} -gt 0 ] || return 0
   command -v apt-get >/dev/null || return 0

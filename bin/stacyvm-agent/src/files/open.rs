@@ -6,7 +6,7 @@
 
 use super::resolve::is_proc;
 use rustix::{
-    fs::{Mode, OFlags, ResolveFlags, openat, openat2, readlinkat},
+    fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2, readlinkat},
     io::Errno,
 };
 use std::{os::fd::OwnedFd, sync::OnceLock};
@@ -16,7 +16,9 @@ const LINKS: usize = 40;
 /// Tries when a link takes a file's place between two looks.
 const RACES: usize = 32;
 
-const WAY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// How a component in the middle of a path is opened. Without `DIRECTORY`: with it, gVisor follows a link in spite of
+/// `NOFOLLOW`.
+const WAY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// What symbolic links mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,10 +77,13 @@ fn walk(root: &OwnedFd, path: &[u8], flags: OFlags, mode: Mode, links: Links) ->
         }
         let here = passed.last().unwrap_or(root);
         let last = left.is_empty();
-        let opened = if last {
+        let way = || openat(here, &*name, WAY, Mode::empty()).and_then(directory);
+        let opened = if last && flags.contains(OFlags::DIRECTORY | OFlags::NOFOLLOW) {
+            way().and_then(|way| openat(way, c".", flags | OFlags::CLOEXEC, mode))
+        } else if last {
             openat(here, &*name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, mode)
         } else {
-            openat(here, &*name, WAY, Mode::empty())
+            way()
         };
         // A descriptor of a link itself is what was asked for only with `NOFOLLOW`.
         let itself = last && flags.contains(OFlags::NOFOLLOW);
@@ -113,6 +118,14 @@ fn walk(root: &OwnedFd, path: &[u8], flags: OFlags, mode: Mode, links: Links) ->
         left.extend(components(&target));
     }
     openat(passed.last().unwrap_or(root), c".", flags | OFlags::CLOEXEC, mode)
+}
+
+/// The same if it is a directory, else what the kernel says when one is asked for.
+fn directory(opened: OwnedFd) -> Result<OwnedFd, Errno> {
+    match FileType::from_raw_mode(fstat(&opened)?.st_mode) {
+        FileType::Directory => Ok(opened),
+        _ => Err(Errno::NOTDIR),
+    }
 }
 
 #[cfg(test)]
