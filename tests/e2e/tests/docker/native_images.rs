@@ -116,3 +116,33 @@ async fn a_debian_image_is_what_it_is_under_docker() -> Result<()> {
     ensure!(differences.is_empty(), "{}", differences.join("\n"));
     host.finish().await
 }
+
+/// Fetched before anybody asks, from where the configuration says; and no more of them than it allows.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_configured_of_images_is_so() -> Result<()> {
+    let registry = variable("STACYVM_TEST_REGISTRY")?;
+    let mirrors = format!("docker.io={registry}");
+    let settings = [
+        ("STACYVM_IMAGES_MIRRORS", mirrors.as_str()),
+        ("STACYVM_IMAGES_PREFETCH", "stacyvm-test/alpine:1"),
+        ("STACYVM_IMAGES_MAX_SIZE_MB", "24"),
+    ];
+    let host = native(&settings).await?;
+    let here = async || -> Result<bool> {
+        let images = host.server.get("/images").await?;
+        let images = images.as_array().context("no list")?;
+        Ok(images.iter().any(|image| image["names"] == json!(["stacyvm-test/alpine:1"])))
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !here().await? {
+        ensure!(std::time::Instant::now() < deadline, "it was not fetched: {}", host.server.log());
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let sandbox = host.spawn_as(&json!({"image": "stacyvm-test/alpine:1", "ttl": "5m"})).await?;
+    ensure!(sandbox.stdout("echo ok").await? == "ok\n");
+    let large = json!({ "image": format!("{registry}/stacyvm-test/big:1") });
+    let refused = host.server.post("/images/pull", &large).await.err().context("it was pulled")?;
+    ensure!(format!("{refused:#}").contains("24 MiB"), "{refused:#}");
+    ensure!(here().await?, "what a sandbox has is gone");
+    host.finish().await
+}
