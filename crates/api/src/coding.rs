@@ -6,12 +6,15 @@ use flate2::{Compression, Decompress, FlushDecompress, Status, write::GzEncoder}
 use futures::{StreamExt, stream};
 use stacyvm_provider::{ByteStream, Error, Result};
 use std::io::Write;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, Operation as _};
 
 /// Largest decompressed piece.
 const PIECE: usize = 128 << 10;
 /// Largest window that a zstd frame may ask memory for, as a power of two: 8 MiB, which every level up to 19 keeps to.
 const ZSTD_WINDOW: u32 = 23;
+/// Such windows at once, so that together they take half a gibibyte at most.
+static WINDOWS: Semaphore = Semaphore::const_new(64);
 /// A trade of time for size that suits a network.
 const ZSTD_LEVEL: i32 = 3;
 
@@ -147,7 +150,7 @@ async fn off_the_loop<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 
 enum Engine {
     Gzip(Box<Decompress>),
-    Zstd(Box<ZstdDecoder<'static>>),
+    Zstd { engine: Box<ZstdDecoder<'static>>, _turn: SemaphorePermit<'static> },
 }
 
 struct Decoder {
@@ -160,13 +163,16 @@ struct Decoder {
 }
 
 impl Decoder {
-    fn new(coding: Coding) -> std::io::Result<Self> {
+    fn new(coding: Coding) -> Result<Self> {
+        let failed = |error| Error::internal("the content cannot be decompressed").because(error);
         let engine = match coding {
             Coding::Gzip => Engine::Gzip(Box::new(Decompress::new_gzip(15))),
             Coding::Zstd => {
-                let mut decoder = ZstdDecoder::new()?;
-                decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW))?;
-                Engine::Zstd(Box::new(decoder))
+                let busy = "too many zstd uploads at once: try again, or use gzip";
+                let turn = WINDOWS.try_acquire().map_err(|_| Error::unavailable(busy))?;
+                let mut decoder = ZstdDecoder::new().map_err(failed)?;
+                decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW)).map_err(failed)?;
+                Engine::Zstd { engine: Box::new(decoder), _turn: turn }
             }
         };
         Ok(Self { engine, coding, whole: true, more: false })
@@ -190,7 +196,7 @@ impl Decoder {
                 self.whole = status == Status::StreamEnd;
                 ((engine.total_in() - before.0) as usize, (engine.total_out() - before.1) as usize)
             }
-            Engine::Zstd(engine) => {
+            Engine::Zstd { engine, .. } => {
                 let status = engine.run_on_buffers(input, &mut out).map_err(|error| error.to_string())?;
                 self.whole = status.remaining == 0;
                 (status.bytes_read, status.bytes_written)
@@ -204,8 +210,7 @@ impl Decoder {
 
 /// `content` decompressed. What is damaged or cut ends with an error.
 pub(crate) fn decompressed(content: ByteStream, coding: Coding) -> Result<ByteStream> {
-    let decoder = Decoder::new(coding)
-        .map_err(|error| Error::internal("the content cannot be decompressed").because(error))?;
+    let decoder = Decoder::new(coding)?;
     let start = Some((content, decoder, Bytes::new()));
     let pieces = stream::unfold(start, |state| async move {
         let (mut content, mut decoder, mut input) = state?;

@@ -88,7 +88,8 @@ impl Client {
     }
 
     /// Writes to its stdin at the absolute position `offset`, so that a repeated write writes nothing twice. What it
-    /// did not take must be sent again.
+    /// did not take must be sent again. With a name as `writer`, positions count what was written under it alone, so that
+    /// several may write.
     ///
     /// # Errors
     /// As the server says.
@@ -96,13 +97,12 @@ impl Client {
         &self,
         id: &str,
         process: &str,
-        offset: u64,
-        data: Bytes,
-        eof: bool,
+        writer: &str,
+        (offset, data, eof): (u64, Bytes, bool),
     ) -> Result<StdinAck> {
         let request = self
             .request(Method::POST, &["sandboxes", id, "processes", process, "stdin"])
-            .query(&[("offset", offset.to_string()), ("eof", eof.to_string())])
+            .query(&[("offset", offset.to_string()), ("eof", eof.to_string()), ("writer", writer.to_owned())])
             .header(CONTENT_TYPE, "application/octet-stream")
             .body(data);
         self.json(request, PROMPT).await

@@ -130,8 +130,15 @@ impl Guest for AgentGuest {
         self.attach_output(id, offset, follow, pace).await
     }
 
-    async fn write_stdin(&self, id: &str, offset: u64, data: Bytes, eof: bool) -> Result<StdinAck> {
-        self.send_stdin(id, offset, data, eof).await
+    async fn write_stdin_as(
+        &self,
+        id: &str,
+        writer: &str,
+        offset: u64,
+        data: Bytes,
+        eof: bool,
+    ) -> Result<StdinAck> {
+        self.send_stdin(id, writer, offset, data, eof).await
     }
 
     async fn resize(&self, id: &str, size: PtySize) -> Result<()> {

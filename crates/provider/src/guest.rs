@@ -57,13 +57,33 @@ pub trait Guest: Send + Sync + 'static {
         Ok((process, output))
     }
 
+    /// [`Guest::write_stdin_as`] nobody in particular.
+    ///
+    /// # Errors
+    /// As there.
+    async fn write_stdin(&self, id: &str, offset: u64, data: Bytes, eof: bool) -> Result<StdinAck> {
+        self.write_stdin_as(id, "", offset, data, eof).await
+    }
+
     /// Writes to stdin at the absolute position `offset`; bytes before what was accepted already are skipped, so a retry
-    /// writes nothing twice. `data` is at most 64 KiB. Returns after at most a second, also when nothing was taken. In a
-    /// terminal `eof` types the end of input, so that what was typed before is read first and the terminal stays.
+    /// writes nothing twice. `data` is at most 64 KiB. Returns after at most a second, also when nothing was taken.
+    ///
+    /// Where several write, each has a name as `writer` (at most 64 bytes), and `offset` and what was accepted count their bytes
+    /// alone. Without a name the bytes of all count. The 64 that wrote last are remembered.
+    ///
+    /// In a terminal `eof` types the end of input, so that what was typed before is read first; the terminal stays, and takes
+    /// more. Asked for again by the same writer at the same offset, it is not typed again.
     ///
     /// # Errors
     /// `NotFound`; `InvalidArgument` if the process has no stdin or `offset` is ahead of what was accepted.
-    async fn write_stdin(&self, id: &str, offset: u64, data: Bytes, eof: bool) -> Result<StdinAck>;
+    async fn write_stdin_as(
+        &self,
+        id: &str,
+        writer: &str,
+        offset: u64,
+        data: Bytes,
+        eof: bool,
+    ) -> Result<StdinAck>;
 
     /// Gives the terminal of a process another size; what runs in its foreground gets `SIGWINCH`. Nothing happens to one
     /// that has ended.

@@ -27,7 +27,7 @@ pub use pack::Packer;
 pub use pax::{Reason, Records, Sparse};
 pub use read::{Event, Reader};
 pub use unpack::{Links, Options, Summary, Unpacker};
-pub use walk::{Found, Walk};
+pub use walk::{Found, Walk, open_directory};
 pub use write::{END, decimal, encode};
 
 /// Bytes of a block. Headers are one block, data is filled up to one.

@@ -33,19 +33,22 @@ pub fn parts(path: &[u8]) -> Result<Vec<&[u8]>, &'static str> {
     if parts.len() > DEPTH { Err("is in too many directories within one another") } else { Ok(parts) }
 }
 
-/// Whether a symbolic link at `parts` that reads `target` leads out of the top, as far as its text tells.
+/// Whether a symbolic link at `parts` that reads `target` may lead out of the top.
+///
+/// Up it may go only at its beginning, from the directory that it is in, which is no link: behind a name, `..` leads up from
+/// whatever that name is, another link for example.
 pub fn leads_out(parts: &[&[u8]], target: &[u8]) -> bool {
     if target.starts_with(b"/") {
         return true;
     }
     // The directory that the link is in.
-    let mut depth = parts.len().saturating_sub(1);
+    let (mut depth, mut named) = (parts.len().saturating_sub(1), false);
     for part in target.split(|byte| *byte == b'/') {
         match part {
             b"" | b"." => {}
-            b".." if depth == 0 => return true,
+            b".." if named || depth == 0 => return true,
             b".." => depth -= 1,
-            _ => depth += 1,
+            _ => named = true,
         }
     }
     false
@@ -94,6 +97,11 @@ mod tests {
             ("a/l", "../..", true),
             ("a/l", "../b/../../c", true),
             ("a/b/l", "../../c", false),
+            ("a/b/l", "../../../c", true),
+            ("a/b/l", "./.././c/d", false),
+            // What `up` is decides.
+            ("cfg", "a/b/up/../etc", true),
+            ("a/l", "b/..", true),
             ("l", "/etc", true),
             ("l", "a/../..", true),
         ] {

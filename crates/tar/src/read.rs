@@ -4,6 +4,8 @@ use crate::{BLOCK, Entry, Error, Header, Kind, Records, Result};
 
 /// Most bytes of one extension header. A path has 4 KiB; programs put attributes beside it.
 const EXTENSION: u64 = 256 << 10;
+/// Most bytes behind the end mark. Tapes had blocks, and their files are still filled up to one.
+const BEHIND: u64 = 1 << 20;
 
 /// What a piece of an archive holds.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,6 +49,8 @@ pub struct Reader {
     extended: bool,
     /// Path of the last header, to say where an archive is damaged.
     last: Vec<u8>,
+    /// Bytes behind the end mark.
+    behind: u64,
 }
 
 impl Default for Reader {
@@ -67,6 +71,7 @@ impl Reader {
             long_link: None,
             extended: false,
             last: Vec::new(),
+            behind: 0,
         }
     }
 
@@ -78,7 +83,14 @@ impl Reader {
         loop {
             match self.state {
                 State::Ended => {
+                    self.behind += input.len() as u64;
                     *input = &[];
+                    if self.behind > BEHIND {
+                        return Err(Error::damaged(
+                            &self.last,
+                            "is the last entry, and more than 1 MiB follows",
+                        ));
+                    }
                     return Ok(None);
                 }
                 State::Skip(0) => self.state = State::Header,
@@ -148,11 +160,11 @@ impl Reader {
         self.last = header.path();
         let size = header.size().ok_or_else(|| Error::damaged(&self.last, "has a size that is no number"))?;
         self.padding = (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64;
+        if matches!(header.kind(), b'x' | b'L' | b'K' | b'g') && size > EXTENSION {
+            return Err(Error::damaged(&self.last, "has an extension header of more than 256 KiB"));
+        }
         match header.kind() {
             kind @ (b'x' | b'L' | b'K') => {
-                if size > EXTENSION {
-                    return Err(Error::damaged(&self.last, "has an extension header of more than 256 KiB"));
-                }
                 self.extended = true;
                 self.state = State::Extension(kind, size);
                 Ok(None)
@@ -206,6 +218,7 @@ impl Reader {
         self.padding = (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64;
         self.state = match kind {
             Kind::File => State::Data(size),
+            _ if size > EXTENSION => return Err(Error::damaged(&path, "has data and is no file")),
             _ => State::Skip(size.saturating_add(self.padding)),
         };
         let no_number = || Error::damaged(&path, "has a mode or a time that is no number");

@@ -16,10 +16,12 @@ use rustix::{
     },
     io::{Errno, fcntl_dupfd_cloexec},
 };
-use std::io::Write;
+use std::{collections::HashSet, io::Write};
 
 /// Paths of links that were left out, as far as they are told.
 const TOLD: usize = 100;
+/// Directories that an archive may list behind what is in them, at once.
+const IMPLIED: usize = 4096;
 
 /// What becomes of symbolic links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +89,9 @@ pub struct Unpacker {
     /// From the top down to the directory of the last entry.
     levels: Vec<Level>,
     file: Option<Open>,
+    /// Directories that were made for what is in them and that the archive has not listed yet, by device and number; a
+    /// bounded number of them.
+    implied: HashSet<(u64, u64)>,
     options: Options,
     summary: Summary,
 }
@@ -100,6 +105,7 @@ impl Unpacker {
             top_is_new: new,
             levels: Vec::new(),
             file: None,
+            implied: HashSet::new(),
             options,
             summary: Summary::default(),
         }
@@ -192,7 +198,14 @@ impl Unpacker {
                 Some(fd) => fd,
                 None => {
                     let fd = self.make(name, path)?;
-                    fchmod(&fd, Mode::from_raw_mode(0o755)).map_err(|errno| Error::system(path, errno))?;
+                    let imply = || {
+                        fchmod(&fd, Mode::from_raw_mode(0o755))?;
+                        identity(&fd)
+                    };
+                    let identity = imply().map_err(|errno| Error::system(path, errno))?;
+                    if self.implied.len() < IMPLIED {
+                        self.implied.insert(identity);
+                    }
                     fd
                 }
             };
@@ -241,9 +254,16 @@ impl Unpacker {
 
     fn directory(&mut self, entry: &Entry, way: &[&[u8]], name: &[u8], mode: u32) -> Result<()> {
         self.enter(way, &entry.path)?;
-        // One that is there keeps its owner, mode and time.
+        // One that was there keeps its owner, mode and time.
         let existing = self.open_existing(name, &entry.path)?;
-        let last = existing.is_none().then_some((mode, entry.mtime));
+        let ours = match &existing {
+            None => true,
+            Some(fd) => {
+                let identity = identity(fd).map_err(|errno| Error::system(&entry.path, errno))?;
+                self.implied.remove(&identity)
+            }
+        };
+        let last = ours.then_some((mode, entry.mtime));
         self.summary.directories += u64::from(last.is_some());
         let fd = match existing {
             Some(fd) => fd,
@@ -370,9 +390,17 @@ impl Unpacker {
 
 impl Drop for Unpacker {
     fn drop(&mut self) {
-        // After an error: what was made so far is as usable as it can be.
+        // After an error: what was made so far is as usable as it can be. A draft is removed before its directory may become
+        // one that nothing can be removed from.
+        self.file = None;
         let _ = self.leave_to(0);
     }
+}
+
+/// What tells a directory from all others.
+fn identity(fd: &OwnedFd) -> Result<(u64, u64), Errno> {
+    let stat = fstat(fd)?;
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 fn finish_directory(fd: &OwnedFd, last: Option<(u32, (i64, u32))>) -> Result<(), Errno> {

@@ -12,8 +12,10 @@ use std::ffi::CString;
 
 /// Opens a directory in another one; `LOOP` for a symbolic link.
 ///
-/// In two steps, since gVisor follows a link that is asked for with `DIRECTORY` and `NOFOLLOW` together.
-pub(crate) fn open_directory(directory: impl AsFd, name: impl Arg) -> Result<OwnedFd, Errno> {
+/// # Errors
+/// The kernel's.
+// In two steps, since gVisor follows a link that is asked for with `DIRECTORY` and `NOFOLLOW` together.
+pub fn open_directory(directory: impl AsFd, name: impl Arg) -> Result<OwnedFd, Errno> {
     let itself = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let found = openat(directory, name, itself, Mode::empty())?;
     match FileType::from_raw_mode(fstat(&found)?.st_mode) {

@@ -72,7 +72,8 @@ pub enum SocketRecord {
         /// How many bytes are missing.
         length: u64,
     },
-    /// How much of its stdin was taken, after each message with some.
+    /// How much of its stdin was taken, after each message with some: from `stdin_offset` on, as far as this connection
+    /// knows. Where more than 4 MiB wait for the process to read, further ones are refused with an `error`.
     Stdin(StdinAck),
     /// It ended and its output is drained. The connection is closed behind it.
     Exit(ExitRecord),

@@ -84,12 +84,16 @@ async fn what_is_typed_arrives_exactly() -> Result<()> {
     while offset < said.len() {
         let piece = said.slice(offset..said.len().min(offset + 5000));
         let at = offset as u64;
-        let ack = insist(async || client.write_stdin(&sandbox.id, &process, at, piece.clone(), false).await)
-            .await?;
+        let ack = insist(async || {
+            client.write_stdin(&sandbox.id, &process, "me", (at, piece.clone(), false)).await
+        })
+        .await?;
         offset = usize::try_from(ack.accepted)?;
     }
-    insist(async || client.write_stdin(&sandbox.id, &process, offset as u64, Bytes::new(), true).await)
-        .await?;
+    insist(async || {
+        client.write_stdin(&sandbox.id, &process, "me", (offset as u64, Bytes::new(), true)).await
+    })
+    .await?;
     host.server.get(&sandbox.path(&format!("/processes/{process}/wait"))).await?;
     let heard =
         host.server.get_text(&sandbox.path(&format!("/processes/{process}/output?records=simple"))).await?;

@@ -454,7 +454,7 @@ impl Process {
 
     /// Writes to stdin; see [`Stdin::write`].
     pub(crate) async fn write_stdin(&self, request: &proto::StdinRequest) -> Result<proto::StdinReply> {
-        let reply = self.stdin.write(request.offset, &request.data, request.eof).await;
+        let reply = self.stdin.write(request).await;
         self.changed.send_replace(());
         reply
     }

@@ -11,6 +11,9 @@ use tokio::{net::unix::pipe, sync::watch, time::Instant};
 /// Most bytes in one read: what a pipe holds by default.
 const READ: usize = 64 << 10;
 
+/// Most bytes of output that are in a terminal beyond those that it counts.
+const IN_TERMINAL: usize = 16 << 10;
+
 thread_local! {
     /// Shared by all pumps: they run on one thread, and none is suspended while it uses it.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -34,6 +37,17 @@ impl Input {
         }
     }
 
+    /// Reads what is owed as far as there is room, until there is nothing or the end: that there is nothing is not told.
+    fn read_owed(&mut self, process: &Process) {
+        while self.owed > 0 && process.room() > 0 {
+            let before = self.owed;
+            self.read(process, process.room().min(self.owed));
+            if self.owed == before {
+                return;
+            }
+        }
+    }
+
     /// Reads once, at most `most` bytes. Without bytes or at the end, nothing happens or the pipe is closed.
     fn read(&mut self, process: &Process, most: usize) {
         let Some(pipe) = &self.pipe else { return };
@@ -47,7 +61,8 @@ impl Input {
         });
         match read {
             Ok(read) if read > 0 => self.owed = self.owed.saturating_sub(read),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => self.owed = 0,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             // The end, which a terminal without anybody at it reports as an error.
             _ => {
                 self.pipe = None;
@@ -65,6 +80,7 @@ pub(super) async fn run(
     on_growth: impl Fn(),
 ) {
     let mut changes = process.changed.subscribe();
+    let terminal = stderr.is_none();
     let pipes = [(Source::Stdout, Some(stdout)), (Source::Stderr, stderr)];
     let mut inputs = pipes.map(|(source, pipe)| Input { source, pipe, owed: 0 });
     // Instant from which the output may count as complete, once the leader has ended.
@@ -84,14 +100,19 @@ pub(super) async fn run(
             drained_at = leader_end(&process).map(|ended| {
                 for input in &mut inputs {
                     let waiting = input.pipe.as_ref().map(rustix::io::ioctl_fionread);
-                    input.owed = waiting.and_then(Result::ok).map_or(0, |n| usize::try_from(n).unwrap_or(0));
+                    let waiting = waiting.and_then(Result::ok).map_or(0, |n| usize::try_from(n).unwrap_or(0));
+                    // What a terminal says is not all that is on its way through it.
+                    input.owed = waiting + if terminal { IN_TERMINAL } else { 0 };
                 }
                 ended + DRAIN
             });
         }
+        let over = drained_at.is_some_and(|at| at <= Instant::now());
+        if terminal && over && !settled {
+            inputs[0].read_owed(&process);
+        }
         let closed = inputs.iter().all(|input| input.pipe.is_none());
         let nothing_owed = inputs.iter().all(|input| input.owed == 0);
-        let over = drained_at.is_some_and(|at| at <= Instant::now());
         if !settled && drained_at.is_some() && (closed || (over && nothing_owed)) {
             settled = true;
             settle(&process);

@@ -87,7 +87,7 @@ async fn control_answers_while_everything_else_is_stuck() {
     let mut offset = 0;
     loop {
         let data = Bytes::from(vec![b'x'; 64 << 10]);
-        let write = StdinRequest { id: "p".into(), offset, data, eof: false };
+        let write = StdinRequest { id: "p".into(), offset, data, eof: false, writer: String::new() };
         let accepted = agent.bulk.clone().write_stdin(write).await.unwrap().into_inner().accepted;
         if accepted == offset {
             break;

@@ -164,7 +164,7 @@ async fn both_streams_keep_their_order_and_their_names() {
     for number in 0..6u32 {
         let data = format!("{number}\n");
         let (offset, eof) = (u64::from(number) * 2, number == 5);
-        let write = StdinRequest { id: "p".into(), offset, data: data.into(), eof };
+        let write = StdinRequest { id: "p".into(), offset, data: data.into(), eof, writer: String::new() };
         agent.bulk.clone().write_stdin(write).await.unwrap();
         let (stream, text) =
             if number % 2 == 0 { (1, format!("o{number}\n")) } else { (2, format!("e{number}\n")) };

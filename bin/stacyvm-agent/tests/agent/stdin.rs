@@ -6,7 +6,7 @@ use stacyvm_guest::proto::{StartRequest, StdinReply, StdinRequest};
 use tonic::{Code, Status};
 
 async fn write(agent: &Agent, offset: u64, data: impl Into<Bytes>, eof: bool) -> Result<StdinReply, Status> {
-    let request = StdinRequest { id: "p".into(), offset, data: data.into(), eof };
+    let request = StdinRequest { id: "p".into(), offset, data: data.into(), eof, writer: String::new() };
     agent.bulk.clone().write_stdin(request).await.map(|reply| reply.into_inner())
 }
 

@@ -14,6 +14,7 @@ use crate::{
 };
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
+use stacyvm_types::PtySize;
 use std::time::Instant;
 
 /// Follow a process of a sandbox: its output as it comes, and its exit code as ours
@@ -42,8 +43,9 @@ pub(crate) struct Attach {
     #[arg(value_name = "PROCESS", add = ArgValueCompleter::new(complete::processes))]
     process: String,
     /// Where in its output to begin: start, now, or the offset of a byte
-    #[arg(long, value_name = "WHERE", default_value = "start", value_parser = from)]
-    from: From,
+    /// [default: start; now, and shown anew, for a terminal with -i]
+    #[arg(long, value_name = "WHERE", value_parser = from)]
+    from: Option<From>,
     /// Pass our standard input to the process, and its end; to a process with a terminal, this one
     #[arg(short, long)]
     interactive: bool,
@@ -85,17 +87,24 @@ impl Attach {
             let what = format!("process {} takes no input: its stdin is closed", self.process);
             return Err(Failure::new(what, "leave out -i"));
         }
-        let offset = match self.from {
+        let tty = found.pty.is_some() && self.interactive && stdio::stdin_is_terminal();
+        terminal::check(global.json, tty, self.interactive)?;
+        // What was shown before may ask the terminal things, and its answers would be typed.
+        let from = self.from.unwrap_or(if tty { From::Now } else { From::Offset(0) });
+        let offset = match from {
             From::Offset(offset) => offset,
             From::Now => found.output_end,
         };
-        let tty = found.pty.is_some() && self.interactive && stdio::stdin_is_terminal();
-        terminal::check(global.json, tty, self.interactive)?;
         let terminal = terminal::take_if(tty)?;
+        if tty && self.from.is_none() {
+            // Whatever has the whole screen draws it when its size changes, and does so again at the size that it has.
+            let PtySize { rows, cols } = terminal::size();
+            let other = PtySize { rows: rows.saturating_sub(1).max(1), cols };
+            client.resize(&self.sandbox, &self.process, other).await?;
+        }
         let started = Instant::now();
         let mut process = Remote::attach(&client, &self.sandbox, &self.process, offset);
-        let mut input = Input::from_here(self.interactive, terminal, &self.detach_keys);
-        input.offset = found.stdin_offset;
+        let input = Input::from_here(self.interactive, terminal, &self.detach_keys);
         let mut sink = if global.json { Sink::Memory(Captured::default()) } else { Sink::Streams };
         let exit = match process::watch(&mut process, input, &mut signals, &mut sink).await? {
             Left::Exit(exit) => exit,

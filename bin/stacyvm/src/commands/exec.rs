@@ -3,6 +3,7 @@
 use crate::{
     cli::Global,
     complete,
+    disposable::interrupted,
     failure::{Result, code},
     output, parse,
     process::{self, End, Input, Remote},
@@ -80,9 +81,13 @@ impl Exec {
         terminal::check(global.json, self.tty, self.interactive)?;
         let client = global.client()?;
         let mut signals = Signals::listen()?;
-        let terminal = terminal::take_if(self.tty && self.interactive)?;
         let started = Instant::now();
-        let mut process = start(&client, &self.id, self.spec()).await?;
+        // The terminal is taken when there is something to give it to: until then, Ctrl-C is ours.
+        let mut process = tokio::select! {
+            signal = signals.next() => return Err(interrupted(signal)),
+            process = start(&client, &self.id, self.spec()) => process?,
+        };
+        let terminal = terminal::take_if(self.tty && self.interactive)?;
         let input = Input::from_here(self.interactive, terminal, &self.detach_keys);
         let mut sink = if global.json { Sink::Memory(Captured::default()) } else { Sink::Streams };
         let End::Exited(exit) = process::drive(&mut process, input, &mut signals, &mut sink).await? else {

@@ -18,12 +18,16 @@ use crate::{
 };
 use bytes::{Buf, Bytes};
 use stacyvm_client::Output;
-use stacyvm_types::{ExitRecord, Limit, PtySize, StdinAck};
+use stacyvm_types::{ErrorCode, ExitRecord, Limit, PtySize, StdinAck};
 use std::{convert::Infallible, time::Duration};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 /// Pause after a write of stdin of which nothing was taken.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Pause after a write of stdin that failed.
+const RETRY: Duration = Duration::from_millis(500);
+/// Time for what was typed before somebody left.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Time for a process to be reported dead after it was killed.
 const DEATH: Duration = Duration::from_secs(15);
 
@@ -47,7 +51,7 @@ pub(crate) trait Control: Clone + Send + Sync + 'static {
     /// Gives its terminal another size.
     fn resize(&self, size: PtySize) -> impl Future<Output = Result<()>> + Send;
 
-    /// Writes at an absolute position of its stdin.
+    /// Writes at a position of its stdin, counted from the first byte that this handle wrote.
     fn write_stdin(
         &self,
         offset: u64,
@@ -61,8 +65,6 @@ pub(crate) trait Control: Clone + Send + Sync + 'static {
 pub(crate) struct Input {
     /// Bytes for its stdin.
     pub(crate) stdin: Option<mpsc::Receiver<Bytes>>,
-    /// Position that they belong to.
-    pub(crate) offset: u64,
     /// Somebody at a terminal that is passed on.
     pub(crate) session: Option<Session>,
 }
@@ -74,7 +76,7 @@ impl Input {
         match (terminal, stdin) {
             (Some(terminal), Some(typed)) => {
                 let (session, stdin) = Session::begin(terminal, keys, typed);
-                Self { stdin: Some(stdin), offset: 0, session: Some(session) }
+                Self { stdin: Some(stdin), session: Some(session) }
             }
             (_, stdin) => Self { stdin, ..Self::default() },
         }
@@ -117,15 +119,13 @@ pub(crate) async fn drive<A: Attached>(
     sink: &mut Sink,
 ) -> Result<End> {
     let control = process.control();
-    let Input { stdin, offset, mut session } = input;
-    let pump = stdin.map(|stdin| tokio::spawn(pump(control.clone(), stdin, offset)));
+    let Input { stdin, mut session } = input;
+    let pump = stdin.map(|stdin| tokio::spawn(pump(control.clone(), stdin, session.is_none())));
     let outcome = tokio::select! {
         exit = follow(process, &control, signals, sink) => exit.map(End::Exited),
         () = at_terminal(&control, session.as_mut()) => Ok(End::Detached),
     };
-    if let Some(pump) = pump {
-        pump.abort();
-    }
+    stop(pump, matches!(outcome, Ok(End::Detached))).await;
     if let Some(session) = session.filter(|_| !matches!(outcome, Ok(End::Exited(_)))) {
         session.terminal.leave();
     }
@@ -223,36 +223,52 @@ fn pass_on(control: &impl Control, signal: i32, received: u32) -> Result<()> {
     Ok(())
 }
 
-/// Feeds stdin from `offset` on, every byte once, until it ends or nobody wants it.
-async fn pump(control: impl Control, mut stdin: mpsc::Receiver<Bytes>, mut offset: u64) {
+/// Stops feeding stdin; what was typed before somebody `left` is delivered first, if that is possible soon.
+async fn stop(pump: Option<JoinHandle<()>>, left: bool) {
+    let Some(mut pump) = pump else { return };
+    if left {
+        let _ = tokio::time::timeout(LAST_WORDS, &mut pump).await;
+    }
+    pump.abort();
+}
+
+/// Feeds stdin, every byte once, until it ends or there is nobody to feed. `ends`: its end is the end of the process's, too,
+/// which it is not where it is a terminal: that only ever hangs up.
+async fn pump(control: impl Control, mut stdin: mpsc::Receiver<Bytes>, ends: bool) {
+    let mut offset = 0;
     loop {
         let piece = stdin.recv().await;
         let eof = piece.is_none();
+        if eof && !ends {
+            return;
+        }
         let mut rest = piece.unwrap_or_default();
         loop {
             let length = rest.len() as u64;
             match control.write_stdin(offset, rest.clone(), eof).await {
-                Ok(StdinAck { closed: true, .. }) => return,
+                Ok(StdinAck { closed: true, .. }) if ends => return,
                 Ok(ack) => {
                     let taken = ack.accepted.saturating_sub(offset).min(length);
                     rest.advance(usize::try_from(taken).unwrap_or(0));
                     offset += taken;
-                    if taken < length && taken == 0 {
+                    if rest.is_empty() && !eof {
+                        break;
+                    }
+                    // A closed terminal takes nothing any more, and its process is about to end.
+                    if taken == 0 {
                         tokio::time::sleep(PAUSE).await;
                     }
                 }
                 Err(failure) => {
-                    // A process that has ended is the usual reason, and its exit says more.
                     tracing::debug!(failure = failure.what, "stdin was not delivered");
-                    return;
+                    match failure.kind {
+                        // A process that has ended is the usual reason, and its exit says more.
+                        Some(ErrorCode::NotFound | ErrorCode::BadRequest) => return,
+                        // Paused, out of reach: as long as it is followed, it may come back.
+                        _ => tokio::time::sleep(RETRY).await,
+                    }
                 }
             }
-            if rest.is_empty() {
-                break;
-            }
-        }
-        if eof {
-            return;
         }
     }
 }
@@ -296,7 +312,6 @@ fn in_words(limit: Limit, memory_mb: u32) -> String {
 
 /// The failure of a start: the command is not there, or cannot be executed, or it is about us.
 pub(crate) fn start_failure(failure: Failure, sandbox_exists: bool) -> Failure {
-    use stacyvm_types::ErrorCode;
     match failure.kind {
         Some(ErrorCode::NotFound) if sandbox_exists => failure.exit(code::NOT_FOUND),
         Some(ErrorCode::BadRequest) => failure.exit(code::NOT_EXECUTABLE),

@@ -24,6 +24,8 @@ pub(crate) struct RemoteControl {
     client: Client,
     sandbox: Arc<str>,
     process: Arc<str>,
+    /// Our name where others may write to the process, too.
+    writer: Arc<str>,
 }
 
 impl Remote {
@@ -39,8 +41,12 @@ impl Remote {
 
     /// Attaches to a process that is there, from `offset` on.
     pub(crate) fn attach(client: &Client, sandbox: &str, process: &str, offset: u64) -> Self {
-        let control =
-            RemoteControl { client: client.clone(), sandbox: sandbox.into(), process: process.into() };
+        let control = RemoteControl {
+            client: client.clone(),
+            sandbox: sandbox.into(),
+            process: process.into(),
+            writer: format!("w-{:016x}", uuid::Uuid::new_v4().as_u64_pair().0).into(),
+        };
         Self { attachment: client.attach(sandbox, process, offset, PATIENCE), control }
     }
 }
@@ -75,7 +81,8 @@ impl Control for RemoteControl {
     }
 
     async fn write_stdin(&self, offset: u64, data: Bytes, eof: bool) -> Result<StdinAck> {
-        let write = || self.client.write_stdin(&self.sandbox, &self.process, offset, data.clone(), eof);
+        let part = || (offset, data.clone(), eof);
+        let write = || self.client.write_stdin(&self.sandbox, &self.process, &self.writer, part());
         Ok(retry(true, write).await?)
     }
 }

@@ -4,7 +4,7 @@
 pub(crate) mod keys;
 
 use crate::{failure::Failure, output};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use keys::{DetachKeys, Scanner};
 use rustix::{
     stdio::{stdin, stdout},
@@ -27,6 +27,9 @@ static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
 /// does not: the second screen, mouse and paste reports, a hidden cursor, colours.
 const LEAVE: &[u8] =
     b"\x1b[?1047l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[?1l\x1b>\x1b[?25h\x1b[0m\r\n";
+
+/// Most that waits to be passed on, in bytes.
+const WAITING: usize = 1 << 20;
 
 /// The terminal, taken.
 #[derive(Debug)]
@@ -122,30 +125,52 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Reads what is typed, until the detach keys are. Returns what is typed besides.
+    /// Reads what is typed, until the detach keys are. Returns what is typed besides, which ends behind the last of it.
     pub(crate) fn begin(
         terminal: Terminal,
         keys: &DetachKeys,
-        mut typed: mpsc::Receiver<Bytes>,
+        typed: mpsc::Receiver<Bytes>,
     ) -> (Self, mpsc::Receiver<Bytes>) {
         let (leave, left) = oneshot::channel();
         let (pass, passed) = mpsc::channel(1);
-        let mut scanner = Scanner::new(keys);
-        tokio::spawn(async move {
-            while let Some(piece) = typed.recv().await {
-                let (rest, leaving) = scanner.scan(&piece);
-                if !rest.is_empty() && pass.send(rest.into()).await.is_err() {
-                    return;
-                }
-                if leaving {
-                    // Whoever is told may have ended.
-                    let _ = leave.send(());
-                    // Else it would look as if the end of input had been typed.
-                    return pass.closed().await;
-                }
-            }
-        });
+        tokio::spawn(pass_on(Scanner::new(keys), typed, pass, leave));
         (Self { terminal, left }, passed)
+    }
+}
+
+/// Passes on what is typed. Nobody who does not take it keeps the keys that leave from being seen.
+async fn pass_on(
+    mut scanner: Scanner,
+    mut typed: mpsc::Receiver<Bytes>,
+    pass: mpsc::Sender<Bytes>,
+    leave: oneshot::Sender<()>,
+) {
+    let mut waiting = BytesMut::new();
+    let leaving = loop {
+        tokio::select! {
+            piece = typed.recv() => match piece {
+                Some(piece) => {
+                    let (rest, leaving) = scanner.scan(&piece);
+                    // What nobody has taken for so long was not meant to be typed for ever.
+                    let room = WAITING.saturating_sub(waiting.len());
+                    waiting.extend_from_slice(&rest[..rest.len().min(room)]);
+                    if leaving {
+                        break true;
+                    }
+                }
+                // It has hung up: nobody types the end of anything.
+                None => break false,
+            },
+            // A receiver that is gone takes nothing, and the keys that leave are still to be seen.
+            Ok(turn) = pass.reserve(), if !waiting.is_empty() => turn.send(waiting.split().freeze()),
+        }
+    };
+    if leaving {
+        // Whoever is told may have ended.
+        let _ = leave.send(());
+    }
+    if !waiting.is_empty() {
+        let _ = pass.send(waiting.freeze()).await;
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     wire,
 };
 use axum::{extract::Request, extract::State, response::Response};
+use bytes::Bytes;
 use http::StatusCode;
 use serde::Deserialize;
 use stacyvm_provider::Signal;
@@ -105,6 +106,9 @@ pub(crate) struct StdinQuery {
     /// Absolute position of the first byte. Bytes that were accepted already are skipped, so a retry writes nothing
     /// twice. Default: behind what was accepted so far.
     offset: Option<u64>,
+    /// A name (at most 64 bytes) of whoever writes, where several do: positions count their bytes alone.
+    #[serde(default)]
+    writer: String,
     /// Nothing follows: the process reads end of file.
     #[serde(default)]
     eof: bool,
@@ -123,14 +127,16 @@ pub(crate) async fn write_stdin(
     let limits = &state.config().limits;
     let mut data = body::buffered(request.into_body(), limits.stdin, limits).await?;
     let guest = state.engine().guest(&id).await?;
+    let writer = query.writer.as_str();
     let mut offset = match query.offset {
         Some(offset) => offset,
-        None => guest.process(&process).await?.stdin_offset,
+        // Nothing, at the beginning: the answer says where it goes on.
+        None => guest.write_stdin_as(&process, writer, 0, Bytes::new(), false).await?.accepted,
     };
     loop {
         let piece = data.split_to(data.len().min(STDIN_PIECE));
         let (end, last) = (offset.saturating_add(piece.len() as u64), data.is_empty());
-        let ack = guest.write_stdin(&process, offset, piece, query.eof && last).await?;
+        let ack = guest.write_stdin_as(&process, writer, offset, piece, query.eof && last).await?;
         if last || ack.closed || ack.accepted < end {
             return Ok(json(StatusCode::OK, &StdinAck { accepted: ack.accepted, closed: ack.closed }));
         }

@@ -53,7 +53,7 @@ pub(crate) async fn exec_socket(
 
 async fn exec(state: ApiState, id: String, Stop(stop): Stop, place: Place, mut socket: WebSocket) {
     let first = tokio::select! {
-        first = tokio::time::timeout(FIRST, socket.recv()) => first,
+        first = tokio::time::timeout(FIRST, first(&mut socket)) => first,
         () = stop.cancelled() => return,
     };
     let (voice, wanted) = match first {
@@ -87,13 +87,22 @@ async fn exec(state: ApiState, id: String, Stop(stop): Stop, place: Place, mut s
         engine: state.engine().clone(),
         sandbox: id,
         process: named(process),
-        alone: true,
         records,
         heartbeat: state.config().limits.heartbeat,
         stop,
         place,
     };
     conversation.hold(socket).await;
+}
+
+/// The first message that says anything.
+async fn first(socket: &mut WebSocket) -> Option<Result<Message, axum::Error>> {
+    loop {
+        match socket.recv().await {
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+            message => return message,
+        }
+    }
 }
 
 struct Wanted {
@@ -169,7 +178,6 @@ pub(crate) async fn process_socket(
         engine: state.engine().clone(),
         sandbox: id,
         process: named(found),
-        alone: false,
         records: Records::new(output, format, None, stop.clone()),
         heartbeat: state.config().limits.heartbeat,
         stop,

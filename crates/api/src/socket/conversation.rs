@@ -13,14 +13,30 @@ use serde_json::json;
 use stacyvm_engine::Engine;
 use stacyvm_provider::Signal;
 use stacyvm_types::{Encoding, ErrorCode, SocketRecord, SocketRequest, SocketStarted, SocketStdin};
-use std::{convert::Infallible, io, time::Duration};
-use tokio::{sync::mpsc, time::MissedTickBehavior};
+use std::{
+    convert::Infallible,
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior},
+};
 use tokio_util::sync::CancellationToken;
 
+/// Longest wait for the answer to a close.
+const GOODBYE: Duration = Duration::from_secs(5);
 /// Answers that wait to be sent.
 const REPLIES: usize = 16;
-/// Messages of stdin that wait for the process to read. With more of them, nothing more is read from the client.
-const TYPED_AHEAD: usize = 4;
+/// Bytes of stdin that wait for the process to read, at most. More of them are refused, as what else the client says must
+/// be heard: a signal, above all.
+const TYPED_AHEAD: usize = 4 << 20;
+/// So many heartbeats without a sign of a client that is asked for one: it is gone.
+const MISSED: u32 = 8;
 
 /// Which of the two protocols is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +53,6 @@ pub(crate) struct Conversation {
     pub(crate) engine: Engine,
     pub(crate) sandbox: String,
     pub(crate) process: SocketStarted,
-    /// Nobody else writes to the process.
-    pub(crate) alone: bool,
     pub(crate) records: Records,
     /// Longest silence.
     pub(crate) heartbeat: Duration,
@@ -57,10 +71,15 @@ pub(crate) async fn refuse(mut socket: WebSocket, voice: Voice, error: &ApiError
         (Voice::Typed, ErrorCode::BadRequest) => (INVALID, "invalid request"),
         _ => (FAILED, "exec failed"),
     };
+    let goodbye = async {
+        socket.send(record).await?;
+        socket.send(close(code, reason)).await?;
+        // The answer to it, so that nothing that was sent is lost to a reset.
+        while let Some(Ok(_)) = socket.recv().await {}
+        Ok::<_, axum::Error>(())
+    };
     // Whoever does not listen any more need not be told.
-    if socket.send(record).await.is_ok() {
-        let _ = socket.send(close(code, reason)).await;
-    }
+    let _ = tokio::time::timeout(GOODBYE, goodbye).await;
 }
 
 /// How it ended.
@@ -76,17 +95,27 @@ enum End {
 impl Conversation {
     /// Carries it on to its end. If the client goes first, the guard in the records does what is to be done.
     pub(crate) async fn hold(self, socket: WebSocket) {
-        let Self { voice, engine, sandbox, process, alone, records, heartbeat, stop, place } = self;
+        let Self { voice, engine, sandbox, process, records, heartbeat, stop, place } = self;
         let (mut sink, mut stream) = socket.split();
         let (reply, replies) = mpsc::channel(REPLIES);
-        let (type_in, typed) = mpsc::channel(TYPED_AHEAD);
-        let offset = alone.then_some(process.stdin_offset);
-        let stdin = Stdin::new(engine.clone(), sandbox.clone(), process.process_id.clone(), offset);
-        let mut listener =
-            Listener { voice, engine, sandbox, process: process.process_id.clone(), reply, type_in };
-        let typist = type_all(stdin, typed, listener.reply.clone());
+        let (type_in, typed) = mpsc::unbounded_channel();
+        let id = process.process_id.clone();
+        let stdin = Stdin::new(engine.clone(), sandbox.clone(), id, process.stdin_offset);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let heard = Mutex::new(Instant::now());
+        let mut listener = Listener {
+            voice,
+            engine,
+            sandbox,
+            process: process.process_id.clone(),
+            reply,
+            type_in,
+            waiting: Arc::clone(&waiting),
+        };
+        let typist = type_all(stdin, typed, listener.reply.clone(), waiting);
         let listen = async {
             while let Some(Ok(message)) = stream.next().await {
+                *heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
                 listener.hear(message).await;
             }
         };
@@ -94,7 +123,7 @@ impl Conversation {
             return;
         }
         let end = tokio::select! {
-            end = speak(&mut sink, records, replies, heartbeat) => end,
+            end = speak(&mut sink, records, replies, heartbeat, &heard) => end,
             () = listen => End::Gone,
             never = typist => match never {},
         };
@@ -115,7 +144,7 @@ impl Conversation {
             Ok::<_, axum::Error>(())
         };
         // A client that does not answer is not waited for.
-        let _ = tokio::time::timeout(heartbeat, goodbye).await;
+        let _ = tokio::time::timeout(GOODBYE, goodbye).await;
         drop(place);
     }
 }
@@ -126,6 +155,7 @@ async fn speak(
     mut records: Records,
     mut replies: mpsc::Receiver<SocketRecord>,
     heartbeat: Duration,
+    heard: &Mutex<Instant>,
 ) -> End {
     let mut silence = tokio::time::interval(heartbeat);
     silence.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -141,7 +171,14 @@ async fn speak(
                 Some(Err(_)) => return End::Cut,
                 None => return End::Done,
             },
-            _ = silence.tick() => Message::Ping(Bytes::new()),
+            // Only with nothing left to send: a client that is busy with what was sent is not asked.
+            _ = silence.tick() => {
+                let last = *heard.lock().unwrap_or_else(PoisonError::into_inner);
+                if last.elapsed() > heartbeat * MISSED {
+                    return End::Gone;
+                }
+                Message::Ping(Bytes::new())
+            }
         };
         if sink.send(next).await.is_err() {
             return End::Gone;
@@ -162,10 +199,12 @@ fn text(line: Bytes) -> io::Result<Message> {
 
 async fn type_all(
     mut stdin: Stdin,
-    mut typed: mpsc::Receiver<Part>,
+    mut typed: mpsc::UnboundedReceiver<Part>,
     reply: mpsc::Sender<SocketRecord>,
+    waiting: Arc<AtomicUsize>,
 ) -> Infallible {
     while let Some(part) = typed.recv().await {
+        waiting.fetch_sub(part.data.len(), Ordering::Relaxed);
         let record = match stdin.write(part).await {
             Ok(ack) => SocketRecord::Stdin(ack),
             Err(error) => SocketRecord::Error(error.body()),
@@ -184,7 +223,9 @@ struct Listener {
     sandbox: String,
     process: String,
     reply: mpsc::Sender<SocketRecord>,
-    type_in: mpsc::Sender<Part>,
+    type_in: mpsc::UnboundedSender<Part>,
+    /// Bytes on their way to the typist.
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Listener {
@@ -195,7 +236,7 @@ impl Listener {
         }
         let obeyed = match message {
             Message::Text(text) => self.obey(&text).await,
-            Message::Binary(data) => self.feed(Part { data, ..Part::default() }).await,
+            Message::Binary(data) => self.feed(Part { data, ..Part::default() }),
             Message::Ping(_) | Message::Pong(_) | Message::Close(_) => Ok(()),
         };
         if let Err(error) = obeyed {
@@ -209,7 +250,7 @@ impl Listener {
             .map_err(|error| ApiError::bad_request(format!("this is no message: {error}")))?;
         match request {
             SocketRequest::Start(_) => Err(ApiError::bad_request("a process has been started already")),
-            SocketRequest::Stdin(stdin) => self.feed(part(stdin)?).await,
+            SocketRequest::Stdin(stdin) => self.feed(part(stdin)?),
             SocketRequest::Resize(size) => {
                 Ok(self.engine.guest(&self.sandbox).await?.resize(&self.process, size).await?)
             }
@@ -223,9 +264,16 @@ impl Listener {
         }
     }
 
-    async fn feed(&mut self, part: Part) -> Result<(), ApiError> {
+    fn feed(&mut self, part: Part) -> Result<(), ApiError> {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        if waiting > 0 && waiting.saturating_add(part.data.len()) > TYPED_AHEAD {
+            return Err(ApiError::resource_limit(
+                "the process does not read its stdin: this part was not taken; say it again behind what was",
+            ));
+        }
+        self.waiting.fetch_add(part.data.len(), Ordering::Relaxed);
         // The typist lives as long as the conversation.
-        let _ = self.type_in.send(part).await;
+        let _ = self.type_in.send(part);
         Ok(())
     }
 }

@@ -260,11 +260,52 @@ async fn another_connection_goes_on_where_one_ended() {
     third.started().await;
     third.say(json!({"type": "stdin", "data": "two"})).await;
     assert_eq!(third.hear().await["accepted"], 6);
+    // It counts what was there when it began, and its own.
     second.say(json!({"type": "stdin", "data": "three"})).await;
-    assert_eq!(second.hear().await["accepted"], 11);
+    assert_eq!(second.hear().await["accepted"], 8);
     assert_eq!(server.api.guest.stdin("p-1"), b"onetwothree");
     drop((second, third));
     assert!(server.api.guest.outcome("p-1").is_none());
+}
+
+#[tokio::test]
+async fn a_process_that_does_not_read_is_signalled_all_the_same() {
+    let server = Server::start(ApiConfig::default()).await;
+    let mut talk = server.open("/sandboxes/{id}/exec/ws").await;
+    talk.say(json!({"type": "start", "command": "hang deaf", "stdin": true})).await;
+    talk.started().await;
+    for _ in 0..6 {
+        talk.0.send(Message::binary(vec![7; 900_000])).await.unwrap();
+    }
+    assert_eq!(talk.hear().await["code"], "RESOURCE_LIMIT");
+    talk.say(json!({"type": "signal", "signal": "KILL"})).await;
+    let heard = talk.hear_all().await;
+    assert!(heard.contains(&json!({"type": "exit", "exit_code": 137, "signal": 9})), "{heard:?}");
+}
+
+#[tokio::test]
+async fn signs_of_life_may_come_before_the_first_message() {
+    let server = Server::start(ApiConfig::default()).await;
+    let mut talk = server.open("/sandboxes/{id}/exec/ws").await;
+    talk.0.send(Message::Ping("are you there".into())).await.unwrap();
+    talk.0.send(Message::Pong("I am".into())).await.unwrap();
+    talk.say(json!({"type": "start", "command": "out=hi"})).await;
+    talk.started().await;
+    assert_eq!(talk.hear().await["data"], "hi");
+}
+
+#[tokio::test]
+async fn a_client_that_shows_no_sign_of_life_is_gone() {
+    let mut config = ApiConfig::default();
+    config.limits.heartbeat = Duration::from_millis(10);
+    let server = Server::start(config).await;
+    let mut talk = server.open("/sandboxes/{id}/exec/ws").await;
+    talk.say(json!({"type": "start", "command": "hang"})).await;
+    let process = talk.started().await;
+    // Pings are answered only by a client that reads.
+    let guest = server.api.guest.clone();
+    eventually("the command is killed", move || guest.outcome(&process).is_some()).await;
+    drop(talk);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! A guest in memory: files in a map, and processes that are played from a script instead of run.
 //!
 //! The last argument of a process is its script, words as `out=text`, `err=text`, `hex=ff00` (to stdout),
-//! `hang`, `exit=3`, `signal=9`, `timeout`, `lost`; anything else is ignored.
+//! `hang`, `deaf` (takes no stdin), `exit=3`, `signal=9`, `timeout`, `lost`; anything else is ignored.
 
 use super::trees;
 use async_trait::async_trait;
@@ -37,6 +37,9 @@ struct Playing {
     deadline: Option<Duration>,
     chunks: Vec<(StdStream, u64, Bytes)>,
     stdin: Mutex<Vec<u8>>,
+    /// How much of it came from whom.
+    writers: Mutex<BTreeMap<String, u64>>,
+    reads_nothing: bool,
     info: watch::Sender<ProcessInfo>,
 }
 
@@ -163,6 +166,8 @@ impl Guest for FakeGuest {
             deadline: spec.deadline,
             chunks,
             stdin: Mutex::default(),
+            writers: Mutex::default(),
+            reads_nothing: script.contains("deaf"),
             info: watch::Sender::new(info.clone()),
         };
         self.processes.lock().unwrap().insert(spec.id.clone(), Arc::new(playing));
@@ -190,22 +195,36 @@ impl Guest for FakeGuest {
         Ok(if follow { output.chain(end).boxed() } else { output.boxed() })
     }
 
-    async fn write_stdin(&self, id: &str, offset: u64, data: Bytes, eof: bool) -> Result<StdinAck> {
+    async fn write_stdin_as(
+        &self,
+        id: &str,
+        writer: &str,
+        offset: u64,
+        data: Bytes,
+        eof: bool,
+    ) -> Result<StdinAck> {
         assert!(data.len() <= 64 << 10);
         let playing = self.playing(id)?;
+        if playing.reads_nothing {
+            return Ok(StdinAck { accepted: offset, closed: false });
+        }
         let mut stdin = playing.stdin.lock().unwrap();
-        let accepted = stdin.len() as u64;
+        let mut writers = playing.writers.lock().unwrap();
+        let own = writers.entry(writer.to_owned()).or_default();
+        let accepted = if writer.is_empty() { stdin.len() as u64 } else { *own };
         if offset > accepted {
             return Err(Error::invalid_argument("offset is ahead"));
         }
         let known = usize::try_from(accepted - offset).unwrap().min(data.len());
         stdin.extend_from_slice(&data[known..]);
+        *own += (data.len() - known) as u64;
+        let own = *own;
         let accepted = stdin.len() as u64;
         playing.info.send_modify(|info| {
             info.stdin_offset = accepted;
             info.stdin_open &= !eof;
         });
-        Ok(StdinAck { accepted, closed: eof })
+        Ok(StdinAck { accepted: if writer.is_empty() { accepted } else { own }, closed: eof })
     }
 
     async fn resize(&self, id: &str, size: PtySize) -> Result<()> {

@@ -14,6 +14,7 @@ checks! {
     "stdin.echo" "what a process reads it can write back while it still reads" [] 45 echo;
     "stdin.retry" "bytes sent again at their position are not delivered again" [] 30 retry;
     "stdin.ahead" "a position ahead of what was accepted is InvalidArgument" [] 30 ahead;
+    "stdin.writers" "of several who write, each by a count of their own, none loses a byte to another" [] 30 writers;
     "stdin.eof" "end of input reaches the process, and nothing can be written behind it" [] 30 eof;
     "stdin.none" "a process without stdin reads end of input at once and cannot be written to" [] 30 none;
     "stdin.not_read" "writing to a process that does not read returns soon and takes a bounded amount" [] 45 not_read;
@@ -97,6 +98,22 @@ async fn ahead(cx: Context) -> Verdict {
     send(&sandbox, &spec.id, b"fine").await?;
     let done = sandbox.finish(&spec.id).await?.ok()?;
     ensure!(done.text() == "fine", "the process read {:?}", done.text());
+    Ok(())
+}
+
+async fn writers(cx: Context) -> Verdict {
+    let sandbox = cx.shared().await?;
+    let spec = open(&sandbox, &["cat"]).await?;
+    for (writer, offset, data, accepted) in
+        [("one", 0, "a", 1), ("two", 0, "b", 1), ("one", 1, "c", 2), ("two", 0, "bd", 2), ("one", 1, "c", 2)]
+    {
+        let ack = sandbox.guest.write_stdin_as(&spec.id, writer, offset, data.into(), false).await;
+        let ack = ack.during("write_stdin_as")?;
+        ensure!(ack.accepted == accepted, "{writer} wrote {data:?} at {offset}: {ack:?}");
+    }
+    send(&sandbox, &spec.id, b"abcd!").await?;
+    let done = sandbox.finish(&spec.id).await?.ok()?;
+    ensure!(done.text() == "abcd!", "the process read {:?}", done.text());
     Ok(())
 }
 

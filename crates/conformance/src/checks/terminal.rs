@@ -120,7 +120,7 @@ async fn eof(cx: Context) -> Verdict {
     let ended = session.end(&cx).await?;
     ensure!(ended.outcome == Some(Outcome::Exited(0)), "it ended with {:?}", ended.outcome);
     ensure!(session.shown() == "one\r\none\r\ntwotwo", "it was shown {:?}", session.shown());
-    ensure!(!ended.stdin_open && ended.stdin_offset == 7, "it ended as {ended:?}");
+    ensure!(ended.stdin_offset == 7, "it ended as {ended:?}");
     Ok(())
 }
 

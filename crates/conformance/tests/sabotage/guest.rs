@@ -250,13 +250,21 @@ impl Guest for BrokenGuest {
         Ok(output.filter_map(spoil).boxed())
     }
 
-    async fn write_stdin(&self, id: &str, offset: u64, data: Bytes, eof: bool) -> Result<StdinAck> {
+    async fn write_stdin_as(
+        &self,
+        id: &str,
+        writer: &str,
+        offset: u64,
+        data: Bytes,
+        eof: bool,
+    ) -> Result<StdinAck> {
+        let writer = if self.defects.has(Defect::WritersShareACount) { "" } else { writer };
         if self.defects.has(Defect::SwallowsInterrupt) && &*data == b"\x03" {
             return Ok(StdinAck { accepted: offset + 1, closed: false });
         }
         let ignores = self.defects.has(Defect::StdinIgnoresPosition);
         let offset = if ignores { self.inner.process(id).await?.stdin_offset } else { offset };
-        self.inner.write_stdin(id, offset, data, eof).await
+        self.inner.write_stdin_as(id, writer, offset, data, eof).await
     }
 
     async fn resize(&self, id: &str, size: PtySize) -> Result<()> {

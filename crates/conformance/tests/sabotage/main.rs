@@ -71,6 +71,7 @@ pub(crate) enum Defect {
     PipesForTerminals,
     ForgetsTerminalSize,
     SwallowsInterrupt,
+    WritersShareACount,
 }
 
 /// Which checks name which defect.
@@ -144,6 +145,7 @@ const TABLE: &[(Defect, &[&str])] = &[
     ),
     (Defect::ForgetsTerminalSize, &["terminal.resize"]),
     (Defect::SwallowsInterrupt, &["terminal.interrupt"]),
+    (Defect::WritersShareACount, &["stdin.writers"]),
 ];
 
 /// Several ways to be wrong at once.
@@ -249,5 +251,5 @@ fn the_table_names_every_defect_once_and_only_checks_that_exist() {
     }
     let named: BTreeSet<Defect> = TABLE.iter().map(|(defect, _)| *defect).collect();
     assert_eq!(named.len(), TABLE.len());
-    assert_eq!(named.len(), Defect::SwallowsInterrupt as usize + 1);
+    assert_eq!(named.len(), Defect::WritersShareACount as usize + 1);
 }

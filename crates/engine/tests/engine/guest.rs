@@ -180,7 +180,7 @@ impl Guest for FakeGuest {
         .boxed())
     }
 
-    async fn write_stdin(&self, _: &str, _: u64, _: Bytes, _: bool) -> Result<StdinAck> {
+    async fn write_stdin_as(&self, _: &str, _: &str, _: u64, _: Bytes, _: bool) -> Result<StdinAck> {
         unused()
     }
 

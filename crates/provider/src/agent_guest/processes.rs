@@ -108,14 +108,21 @@ impl AgentGuest {
         checked.boxed()
     }
 
-    pub(super) async fn send_stdin(&self, id: &str, offset: u64, data: Bytes, eof: bool) -> Result<StdinAck> {
+    pub(super) async fn send_stdin(
+        &self,
+        id: &str,
+        writer: &str,
+        offset: u64,
+        data: Bytes,
+        eof: bool,
+    ) -> Result<StdinAck> {
         if data.len() > limits::STDIN_BYTES {
             return Err(Error::invalid_argument(format!(
                 "at most {} bytes of stdin in one write",
                 limits::STDIN_BYTES
             )));
         }
-        let request = proto::StdinRequest { id: id.to_owned(), offset, data, eof };
+        let request = proto::StdinRequest { id: id.to_owned(), offset, data, eof, writer: writer.to_owned() };
         let mut bulk = self.bulk.clone();
         let reply = self.call(PROMPT, bulk.write_stdin(request)).await?;
         // Not compared with what was sent here: an earlier call, of an earlier control plane even, may have sent more.

@@ -198,3 +198,40 @@ fn a_directory_that_is_not_taken_is_not_entered() {
     place.unpack_with(Archive::default().hard_link("h", "kernel/f"), options).unwrap_err();
     assert_eq!(fs::read_dir(place.at("in/kernel")).unwrap().count(), 1);
 }
+
+#[test]
+fn a_directory_that_is_listed_behind_its_content_is_what_the_archive_says() {
+    let home = tempfile::tempdir().unwrap();
+    fs::create_dir(home.path().join("before")).unwrap();
+    let mode = |name: &str| fs::metadata(home.path().join(name)).unwrap().permissions().mode() & 0o7777;
+    let were = mode("before");
+    let private = |kind, path: &str| {
+        let mut bytes = Archive::default().entry(kind, path, "", b"").0;
+        // The mode stands at 100, and the sum of the header at 148.
+        bytes[100..108].copy_from_slice(b"0000700\0");
+        bytes[148..156].fill(b' ');
+        let sum: u32 = bytes[..512].iter().map(|byte| u32::from(*byte)).sum();
+        bytes[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        bytes
+    };
+    let mut archive = Archive::default().file("late/id", b"secret").file("before/x", b"");
+    for path in ["late/", "before/"] {
+        archive.0.extend(private(Kind::Directory, path));
+    }
+    unpacked(&archive.end(), home.path(), 700, OPTIONS).unwrap();
+    assert_eq!((mode("late"), mode("before")), (0o700, were));
+}
+
+#[test]
+fn what_goes_on_for_ever_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let plain = || Archive::default().file("a", b"x").end();
+    assert!(unpacked(&[plain(), vec![0; (1 << 20) - 2048]].concat(), home.path(), 1 << 16, OPTIONS).is_ok());
+    assert!(unpacked(&[plain(), vec![0; (1 << 20) + 2048]].concat(), home.path(), 1 << 16, OPTIONS).is_err());
+    let mut comment = Archive::default().file("comment", &[b'x'; 300 << 10]).0;
+    comment[156] = b'g';
+    comment[148..156].fill(b' ');
+    let sum: u32 = comment[..512].iter().map(|byte| u32::from(*byte)).sum();
+    comment[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    assert!(unpacked(&comment, home.path(), 1 << 16, OPTIONS).is_err());
+}

@@ -11,9 +11,12 @@ use crate::{
 };
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::{
+    fs::{FileType, Mode, OFlags},
+    io::Errno,
+};
 use stacyvm_client::Client;
-use stacyvm_tar::{Links, Options, Packer, Summary, Unpacker, Walk, shown};
+use stacyvm_tar::{Links, Options, Packer, Summary, Unpacker, Walk, open_directory, shown};
 use stacyvm_types::ExtractedArchive;
 use std::{
     fs, io,
@@ -67,9 +70,9 @@ pub(super) async fn copy(cp: &Cp, source: &Place, target: &Place, global: &Globa
             if to == "-" {
                 return print(&client, id, path).await;
             }
-            let (to, new) = local_target(to, name.as_deref())?;
+            let (to, top, new) = local_target(to, name.as_deref())?;
             let links = if cp.all_links { Links::AsTheyAre } else { Links::WithinOnly };
-            let made = fetch(&client, id, path, open(&to)?, new, links, &progress).await?;
+            let made = fetch(&client, id, path, top, new, links, &progress).await?;
             progress.finish();
             tell_left_out(&made, global);
             Copied {
@@ -143,16 +146,33 @@ async fn remote_target(client: &Client, id: &str, path: &str, name: Option<&str>
     })
 }
 
-/// The same on this machine. The directory is made if it is missing, and then it is new.
-fn local_target(to: &str, name: Option<&str>) -> Result<(PathBuf, bool)> {
+/// The same on this machine. The directory is made if it is missing, and then it is new. A link that was named is followed;
+/// one in the place of a name that we add is not: whoever made it may have been the sandbox, or somebody else.
+fn local_target(to: &str, name: Option<&str>) -> Result<(PathBuf, OwnedFd, bool)> {
     let mut path = PathBuf::from(to);
-    if let Some(name) = name.filter(|_| path.is_dir()) {
-        path.push(name);
-    }
-    match fs::create_dir(&path) {
-        Ok(()) => Ok((path, true)),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok((path, false)),
-        Err(error) => Err(Failure::new(format!("cannot make {}: {error}", path.display()), "")),
+    let Some(name) = name.filter(|_| path.is_dir()) else {
+        return match fs::create_dir(&path) {
+            Ok(()) => Ok((path.clone(), open(&path)?, true)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {
+                Ok((path.clone(), open(&path)?, false))
+            }
+            Err(error) => Err(Failure::new(format!("cannot make {}: {error}", path.display()), "")),
+        };
+    };
+    let top = open(&path)?;
+    path.push(name);
+    let new = match rustix::fs::mkdirat(&top, name, Mode::from_raw_mode(0o777)) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
+        Err(errno) => return Err(Failure::new(format!("cannot make {}: {errno}", path.display()), "")),
+    };
+    match open_directory(&top, name) {
+        Ok(directory) => Ok((path, directory, new)),
+        Err(Errno::LOOP) => Err(Failure::new(
+            format!("{} is a symbolic link, which is not followed", path.display()),
+            "remove it, or name the directory that it leads to",
+        )),
+        Err(errno) => Err(Failure::new(format!("cannot write to {}: {errno}", path.display()), "")),
     }
 }
 
@@ -308,12 +328,19 @@ mod tests {
     fn a_directory_goes_into_one_that_is_there() {
         let home = tempfile::tempdir().unwrap();
         let text = home.path().to_str().unwrap();
-        let (into, new) = local_target(text, Some("src")).unwrap();
-        assert_eq!((into, new), (home.path().join("src"), true));
-        assert_eq!(local_target(text, Some("src")).unwrap(), (home.path().join("src"), false));
-        assert_eq!(local_target(text, None).unwrap(), (home.path().to_owned(), false));
+        let target = |to: &str, name| local_target(to, name).map(|(path, _, new)| (path, new));
+        assert_eq!(target(text, Some("src")).unwrap(), (home.path().join("src"), true));
+        assert_eq!(target(text, Some("src")).unwrap(), (home.path().join("src"), false));
+        assert_eq!(target(text, None).unwrap(), (home.path().to_owned(), false));
         let other = format!("{text}/other");
-        assert_eq!(local_target(&other, Some("src")).unwrap(), (home.path().join("other"), true));
+        assert_eq!(target(&other, Some("src")).unwrap(), (home.path().join("other"), true));
+        std::os::unix::fs::symlink("/etc", home.path().join("link")).unwrap();
+        let refused = local_target(text, Some("link")).unwrap_err();
+        assert!(refused.what.contains("symbolic link"), "{refused:?}");
+        // One that was named is meant.
+        let named = format!("{text}/here");
+        std::os::unix::fs::symlink("other", &named).unwrap();
+        assert_eq!(target(&named, None).unwrap(), (home.path().join("here"), false));
         fs::write(home.path().join("file"), "").unwrap();
         assert!(local_target(&format!("{text}/file"), Some("src")).is_err());
         assert!(local_target(&format!("{text}/none/below"), Some("src")).is_err());

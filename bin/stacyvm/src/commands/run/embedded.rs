@@ -156,14 +156,13 @@ async fn in_sandbox(
     };
     let files = EmbeddedFiles(engine.guest(id).await?);
     run.bring_in(&files, signals).await?;
-    let terminal = run.terminal()?;
     let started = Instant::now();
     let process = tokio::select! {
         signal = signals.next() => return Err(interrupted(signal)),
         process = Embedded::start(engine, id, request) => process,
     };
     let mut process = process.map_err(|failure| process::start_failure(failure, true))?;
-    let process = (&mut process, terminal);
+    let process = (&mut process, run.terminal()?);
     let finished = run.follow(global, (id, memory_mb), process, signals, started).await?;
     run.take_out(&files, finished, signals).await
 }

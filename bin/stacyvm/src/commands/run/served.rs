@@ -53,13 +53,12 @@ async fn in_sandbox(
     };
     let files = RemoteFiles { client, sandbox: id };
     run.bring_in(&files, signals).await?;
-    let terminal = run.terminal()?;
     let started = std::time::Instant::now();
     let mut process = tokio::select! {
         signal = signals.next() => return Err(interrupted(signal)),
         process = exec::start(client, id, spec) => process?,
     };
-    let process = (&mut process, terminal);
+    let process = (&mut process, run.terminal()?);
     let finished = run.follow(global, (id, memory_mb), process, signals, started).await?;
     run.take_out(&files, finished, signals).await
 }
