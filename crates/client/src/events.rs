@@ -7,13 +7,13 @@ use crate::{
 };
 use bytes::{Bytes, BytesMut};
 use reqwest::Method;
-use stacyvm_types::{Event, MissedEvents};
-use std::time::Duration;
+use stacyvm_types::{Event, MissedEvents, WireDuration};
+use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 /// Longest event.
 const LONGEST: usize = 1 << 20;
-/// Losses shorter than this are nobody's business.
+/// Losses shorter than this are nobody's business, and connections shorter than this are no success.
 const MOMENT: Duration = Duration::from_secs(1);
 
 /// Which events. What is empty is not looked at.
@@ -51,6 +51,7 @@ pub enum Heard {
 #[derive(Debug)]
 pub struct EventStream {
     lines: Lines,
+    opened: Instant,
     last: Option<String>,
     /// The block that is being read, so that a dropped future loses none of it.
     block: Block,
@@ -60,6 +61,8 @@ pub struct EventStream {
 struct Block {
     data: BytesMut,
     name: Option<Bytes>,
+    /// Counts from the end of the block on: what is cut comes again.
+    id: Option<String>,
 }
 
 impl EventStream {
@@ -83,7 +86,8 @@ impl EventStream {
     pub async fn hear(&mut self) -> Result<Option<Heard>> {
         while let Some(line) = self.lines.next().await? {
             if line.is_empty() {
-                let block = std::mem::take(&mut self.block);
+                let mut block = std::mem::take(&mut self.block);
+                self.last = block.id.take().or(self.last.take());
                 if let Some(heard) = block.end()? {
                     return Ok(Some(heard));
                 }
@@ -97,7 +101,7 @@ impl EventStream {
             match field {
                 b"data" => self.block.push(&value)?,
                 b"event" => self.block.name = Some(value),
-                b"id" => self.last = Some(String::from_utf8_lossy(&value).into_owned()),
+                b"id" => self.block.id = Some(String::from_utf8_lossy(&value).into_owned()),
                 _ => {}
             }
         }
@@ -147,6 +151,8 @@ pub struct EventWatch {
     told: bool,
     /// There was a connection: a server that cannot be reached was there before.
     reached: bool,
+    /// When a connection was first asked for.
+    began: Option<SystemTime>,
 }
 
 impl EventWatch {
@@ -162,8 +168,13 @@ impl EventWatch {
                 Ok(None) => Error::Broken("the server ended the stream".to_owned()),
                 Err(error) => error,
             };
-            if let Some(last) = self.stream.take().and_then(|stream| stream.last) {
-                self.query.after = Some(last);
+            if let Some(stream) = self.stream.take() {
+                if stream.opened.elapsed() >= MOMENT {
+                    // It was good, even if nothing happened meanwhile.
+                    self.lost = None;
+                    self.told = false;
+                }
+                self.query.after = stream.last.or(self.query.after.take());
             }
             let lost = *self.lost.get_or_insert_with(Instant::now);
             if !error.is_transient() || !self.reached || lost.elapsed() >= self.patience {
@@ -182,7 +193,10 @@ impl EventWatch {
         let stream = match &mut self.stream {
             Some(stream) => stream,
             None => {
-                let stream = self.client.events(&self.query).await?;
+                let began = *self.began.get_or_insert_with(SystemTime::now);
+                let mut query = self.query.clone();
+                query.since = query.since.map(|since| later(since, began.elapsed().unwrap_or_default()));
+                let stream = self.client.events(&query).await?;
                 self.reached = true;
                 self.stream.insert(stream)
             }
@@ -193,6 +207,15 @@ impl EventWatch {
             self.told = false;
         }
         Ok(heard)
+    }
+}
+
+/// The same moment, said `elapsed` later: the server reads a duration as one before its own now.
+fn later(since: String, elapsed: Duration) -> String {
+    match since.trim().parse::<WireDuration>().ok().and_then(WireDuration::to_std) {
+        // A little more, for the way to the server.
+        Some(ago) if elapsed >= MOMENT => WireDuration::from(ago + elapsed + MOMENT).to_string(),
+        _ => since,
     }
 }
 
@@ -217,7 +240,8 @@ impl Client {
         let response = tokio::time::timeout(PROMPT, self.send(request.query(&parameters))).await;
         let response = response.map_err(|_| Error::Broken("no answer in time".to_owned()))??;
         let last = query.after.clone();
-        Ok(EventStream { lines: Lines::new(response, SILENCE), last, block: Block::default() })
+        let lines = Lines::new(response, SILENCE);
+        Ok(EventStream { lines, opened: Instant::now(), last, block: Block::default() })
     }
 
     /// Events over as many connections as it takes: one that is lost is made again for up to `patience`.
@@ -230,6 +254,21 @@ impl Client {
             lost: None,
             told: false,
             reached: false,
+            began: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_stays_where_it_was() {
+        let later = |since: &str, elapsed| later(since.to_owned(), Duration::from_secs(elapsed));
+        assert_eq!(later("10m", 0), "10m");
+        assert_eq!(later(" 10m", 3600), "1h10m1s");
+        assert_eq!(later("2026-01-31T10:00:00Z", 3600), "2026-01-31T10:00:00Z");
+        assert_eq!(later("yesterday", 3600), "yesterday", "the server says what is wrong with it");
     }
 }

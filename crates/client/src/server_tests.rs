@@ -11,7 +11,7 @@ use axum::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures::{StreamExt, stream};
-use stacyvm_types::{CreateSandbox, ErrorCode, MissedEvents, StreamName};
+use stacyvm_types::{CreateSandbox, ErrorCode, MissedEvents, StreamName, WireDuration};
 use std::{
     collections::HashMap,
     io,
@@ -250,8 +250,8 @@ async fn events(State(calls): State<Arc<AtomicUsize>>, headers: HeaderMap) -> Re
     };
     match (call, last.as_deref()) {
         (0, None) => ": hello\nid: evt-6\n\n".into_response(),
-        (1, Some("evt-6")) => format!("{}data: {{\"cut", event("evt-7")).into_response(),
-        (2, _) => StatusCode::BAD_GATEWAY.into_response(),
+        (1, Some("evt-6")) => format!("{}id: evt-8\ndata: {{\"cut", event("evt-7")).into_response(),
+        (2, Some("evt-7")) => StatusCode::BAD_GATEWAY.into_response(),
         // Two that a filter left out, and a name of the future.
         (3, Some("evt-7")) => "id: evt-9\n: keep-alive\n\nevent: new\ndata: 1\n\n".into_response(),
         (4, Some("evt-9")) => {
@@ -278,6 +278,87 @@ async fn events_go_on_where_the_last_connection_ended() {
     assert_eq!(next().await.unwrap(), Heard::Missed(missed));
     assert_eq!(id(next().await.unwrap()), "evt-20");
     assert!(matches!(next().await, Err(Error::Api { status: 401, .. })), "not a loss that passes");
+}
+
+fn running(id: &str) -> String {
+    format!(
+        "id: {id}\ndata: {{\"id\":\"{id}\",\"type\":\"sandbox.running\",\"timestamp\":\"2026-01-01T00:00:00Z\"}}\n\n"
+    )
+}
+
+#[tokio::test]
+async fn an_event_that_was_cut_comes_again() {
+    let answer = |headers: HeaderMap| async move {
+        let last = headers.get("last-event-id").map(|id| id.to_str().unwrap().to_owned());
+        match last.as_deref() {
+            None => running("evt-1") + "id: evt-2\n",
+            Some("evt-1") => running("evt-2") + "event: missed\nid: evt-8\n",
+            Some("evt-2") => running("evt-9"),
+            other => panic!("{other:?}"),
+        }
+    };
+    let client = client(serve(Router::new().route("/events", get(answer))).await);
+    let mut watch = client.watch_events(EventQuery::default(), Duration::from_secs(20));
+    for expected in ["evt-1", "evt-2", "evt-9"] {
+        let heard = watch.next().await.unwrap();
+        assert!(matches!(&heard, Some(Heard::Event(event)) if event.id == expected), "{heard:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_past_is_read_to_its_end_over_cuts() {
+    let answer = |headers: HeaderMap| async move {
+        let last = headers.get("last-event-id").map(|id| id.to_str().unwrap().to_owned());
+        match last.as_deref() {
+            None => {
+                let cut = stream::once(async {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    Err(io::Error::other("cut"))
+                });
+                Body::from_stream(stream::iter([Ok(running("evt-1"))]).chain(cut)).into_response()
+            }
+            Some("evt-1") => running("evt-2").into_response(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let client = client(serve(Router::new().route("/events", get(answer))).await);
+    let query = EventQuery { past: true, ..EventQuery::default() };
+    let mut watch = client.watch_events(query, Duration::from_secs(20));
+    for expected in ["evt-1", "evt-2"] {
+        let heard = watch.next().await.unwrap();
+        assert!(matches!(&heard, Some(Heard::Event(event)) if event.id == expected), "{heard:?}");
+    }
+    assert_eq!(watch.next().await.unwrap(), None);
+}
+
+/// Connections on which nothing happens for a little more than a moment; on the fourth, an event.
+async fn quiet(
+    State(calls): State<Arc<AtomicUsize>>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
+    let call = calls.fetch_add(1, Ordering::SeqCst);
+    // The moment that is meant stays the same.
+    let ago: WireDuration = query["since"].parse().unwrap();
+    let begun = Duration::from_secs(600) + Duration::from_millis(1_100) * u32::try_from(call).unwrap();
+    assert!(ago.to_std().unwrap() >= begun, "{call}: {query:?}");
+    if call == 3 {
+        return running("evt-1").into_response();
+    }
+    let end = stream::once(async {
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        Ok::<_, io::Error>(": nothing\n")
+    });
+    Body::from_stream(stream::iter([Ok("id: evt-0\n\n")]).chain(end)).into_response()
+}
+
+#[tokio::test]
+async fn a_quiet_watcher_is_patient_with_each_loss_anew() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let client = client(serve(Router::new().route("/events", get(quiet)).with_state(calls)).await);
+    let query = EventQuery { since: Some("10m".into()), ..EventQuery::default() };
+    let mut watch = client.watch_events(query, Duration::from_millis(900));
+    let heard = watch.next().await.unwrap();
+    assert!(matches!(&heard, Some(Heard::Event(event)) if event.id == "evt-1"), "{heard:?}");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use crate::{
 };
 use clap::Args;
 use stacyvm_types::{FileEvent, FileEventKind};
+use std::path::Path;
 
 /// Print what changes in a directory of a sandbox, as it happens
 ///
@@ -46,22 +47,41 @@ impl Watch {
         let client = global.client()?;
         let mut events =
             client.watch_files(&self.id, &self.path, !self.no_recursive).await.map_err(about_sandbox)?;
-        let mut deleted = false;
+        let mut end = End::default();
         while let Some(event) = events.next().await? {
             if let Some(error) = event.error {
                 return Err(Failure { kind: Some(error.code), ..Failure::new(error.message, "") });
             }
-            deleted = event.kind == FileEventKind::Delete && event.is_dir;
+            end.follow(&event);
             if global.json {
                 output::line(serde_json::to_string(&event).map_err(std::io::Error::other)?)?;
             } else if let Some(line) = render(&event) {
                 output::line(line)?;
             }
         }
-        if deleted {
+        if end.is_deletion {
             return Ok(());
         }
         Err(Failure::new("the server ended the stream", "watch again, and look at what changed meanwhile"))
+    }
+}
+
+/// What the end of the events would mean now: behind the deletion of the watched directory, that it is gone; otherwise,
+/// that the connection is.
+#[derive(Debug, Default)]
+struct End {
+    watched: String,
+    is_deletion: bool,
+}
+
+impl End {
+    fn follow(&mut self, event: &FileEvent) {
+        if event.kind == FileEventKind::Ready {
+            self.watched.clone_from(&event.path);
+        }
+        // Compared by component: the server writes its path without what has no meaning in ours.
+        let is_watched = Path::new(&event.path) == Path::new(&self.watched);
+        self.is_deletion = event.kind == FileEventKind::Delete && event.is_dir && is_watched;
     }
 }
 
@@ -90,6 +110,20 @@ mod tests {
 
     fn event(kind: FileEventKind, path: &str, from: Option<&str>, is_dir: bool) -> FileEvent {
         FileEvent { kind, path: path.into(), from: from.map(str::to_owned), is_dir, error: None }
+    }
+
+    #[test]
+    fn only_the_deletion_of_the_watched_directory_is_its_end() {
+        let mut end = End::default();
+        let mut after = |kind, path, is_dir| {
+            end.follow(&event(kind, path, None, is_dir));
+            end.is_deletion
+        };
+        assert!(!after(FileEventKind::Ready, "/w/./d/", true));
+        assert!(!after(FileEventKind::Delete, "/w/d/below", true));
+        assert!(!after(FileEventKind::Delete, "/w/d", false));
+        assert!(after(FileEventKind::Delete, "/w/d", true));
+        assert!(!after(FileEventKind::Create, "/w/d/f", false));
     }
 
     #[test]

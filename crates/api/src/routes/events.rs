@@ -7,7 +7,7 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response, Sse, sse::Event as SseEvent},
 };
-use futures::{StreamExt, stream};
+use futures::{FutureExt, Stream, StreamExt, stream};
 use http::HeaderMap;
 use serde::Deserialize;
 use stacyvm_engine::{Engine, Heard, Missed, Subscription, event_id, event_number};
@@ -62,7 +62,8 @@ pub(crate) async fn events(
     let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()).or(query.after.as_deref());
     let seen = seen.and_then(number).or(filter.looks_back().then_some(0));
     let bus = state.engine().events();
-    let events = if query.follow.unwrap_or(true) {
+    let follow = query.follow.unwrap_or(true);
+    let events = if follow {
         bus.subscribe(seen)
     } else {
         // A store that does not take events now has them later.
@@ -76,7 +77,32 @@ pub(crate) async fn events(
         let line = lines.next().await?;
         Some((line, lines))
     });
-    Ok(([UNBUFFERED], Sse::new(lines.take_until(stop.cancelled_owned()))).into_response())
+    Ok(([UNBUFFERED], Sse::new(until(lines, stop.cancelled_owned(), follow))).into_response())
+}
+
+type Line = Result<SseEvent, axum::Error>;
+
+/// Lines until the server stops or one is an error. With `follow` that is an end as any other; of a look at the past, it
+/// would pass for the end of what was asked for, so the answer is cut.
+fn until(
+    lines: impl Stream<Item = Line> + Send + 'static,
+    stop: impl Future<Output = ()> + Send + 'static,
+    follow: bool,
+) -> impl Stream<Item = Line> + Send + 'static {
+    let stop = stop.map(|()| Err(axum::Error::new("the server is stopping")));
+    stream::unfold(Some((lines.boxed(), stop.boxed())), move |state| async move {
+        let (mut lines, mut stop) = state?;
+        let line = tokio::select! {
+            biased;
+            stopped = &mut stop => stopped,
+            line = lines.next() => line?,
+        };
+        match line {
+            Ok(line) => Some((Ok(line), Some((lines, stop)))),
+            Err(_) if follow => None,
+            Err(error) => Some((Err(error), None)),
+        }
+    })
 }
 
 struct Lines {
@@ -91,7 +117,7 @@ struct Lines {
 }
 
 impl Lines {
-    async fn next(&mut self) -> Option<Result<SseEvent, axum::Error>> {
+    async fn next(&mut self) -> Option<Line> {
         if let Some(start) = self.start.take() {
             return Some(Ok(SseEvent::default().comment("from here").id(event_id(start))));
         }
@@ -109,6 +135,7 @@ impl Lines {
             };
             match heard {
                 Heard::Missed(missed) => return Some(told(missed)),
+                Heard::Cut => return Some(Err(axum::Error::new("events could not be read"))),
                 Heard::Event(number, event) => match self.filter.passes(&event, &self.engine).await {
                     Ok(true) => {
                         self.passed_over = None;
@@ -118,7 +145,7 @@ impl Lines {
                     Err(error) => {
                         // Ending here lets the client come back; to guess would be to leave an event out.
                         tracing::warn!(error = error.body().message, "events could not be filtered");
-                        return None;
+                        return Some(Err(axum::Error::new("events could not be filtered")));
                     }
                 },
             }
@@ -126,7 +153,7 @@ impl Lines {
     }
 }
 
-fn told(missed: Missed) -> Result<SseEvent, axum::Error> {
+fn told(missed: Missed) -> Line {
     let line = SseEvent::default().event("missed");
     let line = match missed.next {
         Some(next) => line.id(event_id(next - 1)),
@@ -160,6 +187,45 @@ mod tests {
             "event: missed\nid: evt-9\ndata: {\"after\":\"evt-5\",\"next\":\"evt-10\",\"count\":4}\n\n\
              event: missed\ndata: {\"after\":\"evt-99\"}\n\n"
         );
+    }
+
+    /// The text of the answer, and whether it was cut.
+    async fn answer(lines: Vec<Line>, stops: bool, follow: bool) -> (String, bool) {
+        let lines = stream::iter(lines).chain(match stops {
+            true => stream::pending().boxed(),
+            false => stream::empty().boxed(),
+        });
+        let stop = async move {
+            match stops {
+                true => tokio::time::sleep(Duration::from_secs(1)).await,
+                false => std::future::pending().await,
+            }
+        };
+        let (mut text, mut cut) = (String::new(), false);
+        let mut body = Sse::new(until(lines, stop, follow)).into_response().into_body();
+        while let Some(frame) = body.frame().await {
+            match frame {
+                Ok(frame) => text += std::str::from_utf8(&frame.into_data().unwrap()).unwrap(),
+                Err(_) => cut = true,
+            }
+        }
+        (text, cut)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_past_that_did_not_come_to_its_end_is_cut() {
+        let one = || Ok(SseEvent::default().data("1"));
+        let broken = || vec![one(), Err(axum::Error::new("the store is gone")), one()];
+        for (lines, stops, follow, cut) in [
+            (vec![one()], false, false, false),
+            (broken(), false, false, true),
+            (vec![one()], true, false, true),
+            (broken(), false, true, false),
+            (vec![one()], true, true, false),
+        ] {
+            let got = answer(lines, stops, follow).await;
+            assert_eq!(got, ("data: 1\n\n".to_owned(), cut), "{stops} {follow}");
+        }
     }
 
     #[test]

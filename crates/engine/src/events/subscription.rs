@@ -20,6 +20,9 @@ pub enum Heard {
     Event(u64, Event),
     /// Events that were asked for are not there.
     Missed(Missed),
+    /// What follows is there and could not be read. Nothing comes after this: the subscriber comes back with the last number
+    /// that it saw.
+    Cut,
 }
 
 /// Events that are not kept any more.
@@ -49,7 +52,7 @@ impl Subscription {
         let until = if follow { None } else { Some(newest) };
         let reader = Reader { inner, live, seen, page: VecDeque::new(), replay: seen < newest, until };
         let start = if after.is_some() && unknown.is_none() { None } else { Some(newest) };
-        Self { heard: stream::iter(told).chain(stream::unfold(reader, Reader::next)).boxed(), start }
+        Self { heard: stream::iter(told).chain(stream::unfold(Some(reader), Reader::next)).boxed(), start }
     }
 
     /// Number of the newest event before this subscription, unless the subscriber named one that it starts from.
@@ -84,23 +87,30 @@ struct Reader {
 }
 
 impl Reader {
-    async fn next(mut self) -> Option<(Heard, Self)> {
+    async fn next(reader: Option<Self>) -> Option<(Heard, Option<Self>)> {
+        let mut reader = reader?;
+        let heard = reader.hear().await?;
+        let goes_on = heard != Heard::Cut;
+        Some((heard, goes_on.then_some(reader)))
+    }
+
+    async fn hear(&mut self) -> Option<Heard> {
         loop {
             if self.until.is_some_and(|until| self.seen >= until) {
                 return None;
             }
             if let Some(row) = self.page.pop_front() {
                 self.seen = row.seq;
-                return Some((Heard::Event(row.seq, wire(&row)), self));
+                return Some(Heard::Event(row.seq, wire(&row)));
             }
             if self.replay {
                 match self.turn_page().await {
-                    Ok(Some(missed)) => return Some((Heard::Missed(missed), self)),
+                    Ok(Some(missed)) => return Some(Heard::Missed(missed)),
                     Ok(None) => {}
                     Err(error) => {
-                        // Ending here lets the subscriber come back with its last id; going on would be a gap.
+                        // Going on would be a gap, and an end would look like that of what was asked for.
                         tracing::warn!(%error, "events could not be replayed");
-                        return None;
+                        return Some(Heard::Cut);
                     }
                 }
                 continue;
@@ -116,7 +126,7 @@ impl Reader {
                 Ok(row) if row.seq <= self.seen => {}
                 Ok(row) => {
                     self.seen = row.seq;
-                    return Some((Heard::Event(row.seq, wire(&row)), self));
+                    return Some(Heard::Event(row.seq, wire(&row)));
                 }
                 Err(broadcast::error::RecvError::Lagged(_)) => self.replay = true,
                 Err(broadcast::error::RecvError::Closed) => return None,

@@ -28,7 +28,7 @@ fn number(heard: Heard) -> u64 {
             assert_eq!(event_number(&event.id), Some(number));
             number
         }
-        Heard::Missed(missed) => panic!("{missed:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -127,6 +127,20 @@ async fn a_history_ends_at_what_is_there() {
     emit(&engine, 10);
     engine.events().flush().await;
     assert_eq!(history.map(number).collect::<Vec<_>>().await, (3..=600).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_history_that_cannot_be_read_to_its_end_says_so() {
+    let (engine, store, _fake) = fresh(config()).await;
+    emit(&engine, 600);
+    engine.events().flush().await;
+    let mut history = engine.events().history(0);
+    assert_eq!(history.next().await.map(number), Some(1));
+    store.close().await;
+    let rest: Vec<_> = history.collect().await;
+    assert!(rest.len() < 600);
+    assert_eq!(rest.last(), Some(&Heard::Cut));
+    assert_eq!(rest.iter().filter(|heard| **heard == Heard::Cut).count(), 1);
 }
 
 #[tokio::test]

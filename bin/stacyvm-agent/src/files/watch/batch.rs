@@ -23,28 +23,33 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Adds an event, unless the same is there and nothing else has happened to the path since.
-    pub(super) fn push(&mut self, kind: WatchKind, path: String, directory: bool) {
+    /// Adds an event, unless the same is there and nothing else has happened to the path since. Says whether it did.
+    pub(super) fn push(&mut self, kind: WatchKind, path: String, directory: bool) -> bool {
         if self.full {
-            return;
+            return false;
         }
         if self.bytes > MOST_BYTES || self.events.len() > 4 * ENOUGH {
             self.full = true;
             self.events.push(WatchEvent { kind: WatchKind::Overflow.into(), ..WatchEvent::default() });
-            return;
+            return false;
         }
         let known = |kind| self.seen.contains(&(kind, path.clone()));
         match kind {
             // What was just made is read by whoever sees that it was made.
-            WatchKind::Modify | WatchKind::Attribute if known(kind) || known(WatchKind::Create) => return,
-            WatchKind::Create if known(kind) => return,
+            WatchKind::Modify | WatchKind::Attribute if known(kind) || known(WatchKind::Create) => {
+                return false;
+            }
+            WatchKind::Create if known(kind) => return false,
             WatchKind::Modify | WatchKind::Attribute | WatchKind::Create => {
                 self.seen.insert((kind, path.clone()));
             }
+            // What was in it is gone as well.
+            _ if directory => self.seen.clear(),
             _ => self.forget(&path),
         }
         self.bytes += path.len();
         self.events.push(WatchEvent { kind: kind.into(), path, from: String::new(), directory });
+        true
     }
 
     /// Events are lost. Once is enough.
@@ -125,6 +130,23 @@ mod tests {
             batch.push(kind, "/f".into(), false);
         }
         assert_eq!(kinds(&mut batch), [Modify, Attribute], "what was told in another batch is told again");
+    }
+
+    #[test]
+    fn what_is_made_again_in_a_directory_that_is_made_again_is_told_again() {
+        for moved in [false, true] {
+            let mut batch = Batch::default();
+            for _ in 0..2 {
+                batch.push(Create, "/d".into(), true);
+                assert!(batch.push(Create, "/d/f".into(), false));
+                assert!(!batch.push(Create, "/d/f".into(), false));
+                match moved {
+                    true => batch.moved_from(1, "/d".into(), true),
+                    false => assert!(batch.push(Delete, "/d".into(), true)),
+                }
+            }
+            assert_eq!(kinds(&mut batch), [Create, Create, Delete, Create, Create, Delete]);
+        }
     }
 
     #[test]

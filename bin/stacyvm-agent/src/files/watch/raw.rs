@@ -22,6 +22,9 @@ const FLAGS: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::ONLYDIR)
     .union(WatchFlags::EXCL_UNLINK);
 
+/// Events handled at once: of many nothing is told, and whoever waits may have left meanwhile.
+pub(super) const MOST: usize = 8_192;
+
 /// One event as the kernel tells it.
 #[derive(Debug)]
 pub(super) struct Raw {
@@ -75,11 +78,12 @@ impl Queue {
         let _ = inotify::remove_watch(&self.0, watch);
     }
 
-    /// Hands events to `take` until that has enough or there are no more, and says whether there may be more.
+    /// Hands events to `take` until that has enough, or there were many, or there are no more, and says whether there may
+    /// be more.
     pub(super) fn read(&self, mut take: impl FnMut(Raw) -> Result<bool>) -> Result<bool> {
         let mut buffer = [MaybeUninit::uninit(); 4 << 10];
         let mut reader = Reader::new(&self.0, &mut buffer);
-        let mut enough = false;
+        let (mut enough, mut handled) = (false, 0);
         // What was read from the kernel has to be taken all.
         while !enough || !reader.is_buffer_empty() {
             let raw = match reader.next() {
@@ -93,7 +97,8 @@ impl Queue {
                 Err(Errno::AGAIN) => return Ok(false),
                 Err(errno) => return Err(Fail::errno("a watch", errno)),
             };
-            enough |= take(raw)?;
+            handled += 1;
+            enough |= take(raw)? || handled >= MOST;
         }
         Ok(true)
     }
