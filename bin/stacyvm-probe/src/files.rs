@@ -128,6 +128,18 @@ pub(crate) fn touch_many(args: &Args) -> Result {
     Ok(0)
 }
 
+/// `rename-many DIRECTORY N`: one file, whose name is `f0`, `f1`, … one after the other.
+pub(crate) fn rename_many(args: &Args) -> Result {
+    let path =
+        |number: u64| Ok::<_, crate::Failure>([args.bytes(0)?, format!("/f{number}").as_bytes()].concat());
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+    rustix::fs::open(path(0)?, flags, Mode::from_raw_mode(0o644)).map_err(system("open"))?;
+    for number in 0..args.number(1)? {
+        rustix::fs::rename(path(number)?, path(number + 1)?).map_err(system("rename"))?;
+    }
+    Ok(0)
+}
+
 /// `raw-name DIRECTORY`: a file there whose name is not UTF-8.
 pub(crate) fn raw_name(args: &Args) -> Result {
     let path = [args.bytes(0)?, b"/bad\xff\xfename"].concat();

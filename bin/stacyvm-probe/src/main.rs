@@ -124,6 +124,7 @@ fn run(command: &str, args: &Args) -> Result {
         "truncate" => files::truncate(args),
         "fill" => files::fill(args),
         "touch-many" => files::touch_many(args),
+        "rename-many" => files::rename_many(args),
         "swap" => files::swap(args),
         "attempt" => syscalls::one(args),
         "syscalls" => syscalls::syscalls(args),

@@ -22,7 +22,7 @@ pub(crate) fn look() -> Result {
     let size = size().unwrap_or_default();
     let (controlling, foreground) = (is(controlling), is(foreground));
     let text = format!(
-        "stdin={first} stdout={second} stderr={third} size={size} controlling={controlling} foreground={foreground}\n"
+        "stdin={first} stdout={second} stderr={third} size={size} foreground={foreground} controlling={controlling}\n"
     );
     say(text.as_bytes())?;
     Ok(0)

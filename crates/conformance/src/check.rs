@@ -42,6 +42,8 @@ pub enum Need {
     Pause,
     /// [`Capabilities::pty`].
     Pty,
+    /// [`Capabilities::pty_signals`].
+    PtySignals,
     /// [`Capabilities::oom_ends_sandbox`].
     OomEndsSandbox,
     /// The opposite of [`Capabilities::oom_ends_sandbox`].
@@ -65,6 +67,7 @@ impl Need {
             Self::Stats => (capabilities.stats, "stats"),
             Self::Pause => (capabilities.pause, "pause"),
             Self::Pty => (capabilities.pty, "pty"),
+            Self::PtySignals => (capabilities.pty_signals, "pty_signals"),
             Self::OomEndsSandbox => (capabilities.oom_ends_sandbox, "oom_ends_sandbox"),
             Self::OomEndsProcess => {
                 return capabilities

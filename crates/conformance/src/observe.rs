@@ -97,7 +97,7 @@ pub(crate) async fn falls_silent(cx: &Context, sandbox: &Sandbox, path: &str) ->
     eventually(cx, "a background process that should have ended still lives", || async {
         let before = sandbox.size(path).await?;
         // Beats come every 10 ms; a busy host may skip many.
-        tokio::time::sleep(cx.patient(Duration::from_millis(200))).await;
+        tokio::time::sleep(cx.patient(Duration::from_millis(600))).await;
         Ok(sandbox.size(path).await? == before)
     })
     .await

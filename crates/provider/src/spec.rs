@@ -158,4 +158,7 @@ pub struct Capabilities {
     pub disk_limit: bool,
     /// Processes may have a terminal (`ProcessSpec::pty`).
     pub pty: bool,
+    /// Terminals tell what happens to them: a new size is a signal, what is left at one that ends is hung up, and
+    /// `/dev/tty` opens (gVisor's do not).
+    pub pty_signals: bool,
 }

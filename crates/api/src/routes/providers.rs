@@ -118,6 +118,7 @@ fn capabilities(capabilities: &Capabilities) -> Vec<String> {
         oom_ends_sandbox,
         disk_limit,
         pty,
+        pty_signals,
     } = *capabilities;
     let mut words: Vec<&str> =
         vec!["spawn", "exec", "exec_stream", "files", "console", "health", "runtime_inventory", isolation];
@@ -133,6 +134,7 @@ fn capabilities(capabilities: &Capabilities) -> Vec<String> {
         ("oom_ends_sandbox", oom_ends_sandbox),
         ("disk_limit", disk_limit),
         ("pty", pty),
+        ("pty_signals", pty_signals),
     ] {
         if has {
             words.push(word);
@@ -160,6 +162,7 @@ mod tests {
             oom_ends_sandbox: false,
             disk_limit: false,
             pty: false,
+            pty_signals: false,
         });
         let expected = [
             "spawn",

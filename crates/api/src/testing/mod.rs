@@ -231,6 +231,7 @@ impl Provider for FakeProvider {
             oom_ends_sandbox: false,
             disk_limit: false,
             pty: true,
+            pty_signals: true,
         }
     }
 

@@ -9,12 +9,14 @@ use crate::{
 use anyhow::Result;
 use std::time::Duration;
 
-/// Until sandboxes and the kernel behind them have come to rest.
+/// Until rivals and the kernel behind them have come to rest.
 const REST: Duration = Duration::from_secs(8);
+/// The same for sandboxes, of which there are many more: what earlier scenarios gave back is counted in until then.
+const LONG_REST: Duration = Duration::from_secs(30);
 
 /// Sandboxes that do nothing.
 pub(super) async fn idle(context: &Context, target: &Target) -> Result<Vec<Comparison>> {
-    let many = target.pick(100, 8);
+    let many = target.pick(200, 8);
     let (rivals, not_run) = rivals::beside(context, target);
     let mut ours = Samples::new(OURS);
     let mut theirs: Vec<_> = rivals.iter().map(|rival| Samples::new(rival.once_name())).collect();
@@ -24,14 +26,14 @@ pub(super) async fn idle(context: &Context, target: &Target) -> Result<Vec<Compa
         .with_server(target, &[], async |server| {
             // What the first one brings along is not each one's.
             server.create_and_hear().await?;
-            for _ in 0..context.rounds(10, 3) {
-                tokio::time::sleep(REST).await;
+            for _ in 0..context.rounds(20, 2) {
+                tokio::time::sleep(LONG_REST).await;
                 let before = available()?;
                 let mut ids = Vec::new();
                 for _ in 0..many {
                     ids.push(server.create_and_hear().await?);
                 }
-                tokio::time::sleep(REST).await;
+                tokio::time::sleep(LONG_REST).await;
                 ours.values.push(share(before, available()?, many));
                 server.destroy_all(ids).await?;
                 for (rival, samples) in rivals.iter().zip(&mut theirs) {

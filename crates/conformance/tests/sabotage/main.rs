@@ -101,7 +101,7 @@ const TABLE: &[(Defect, &[&str])] = &[
     (Defect::LeaksServerEnvironment, &["exec.environment"]),
     (Defect::StartsTwice, &["exec.run", "exec.start_concurrent", "exec.start_idempotent"]),
     (Defect::RunAttachesLate, &["exec.run"]),
-    (Defect::StdinIgnoresPosition, &["stdin.ahead", "stdin.retry"]),
+    (Defect::StdinIgnoresPosition, &["stdin.ahead", "stdin.retry", "stdin.writers"]),
     (Defect::KillsLeaderOnly, &["signal.kill_background", "signal.kill_tree", "signal.tree"]),
     (Defect::DeadlineLeavesGrandchild, &["deadline.background", "deadline.descendants"]),
     (Defect::DeadlineIsNotReported, &["deadline.kills"]),
@@ -133,6 +133,7 @@ const TABLE: &[(Defect, &[&str])] = &[
     (
         Defect::PipesForTerminals,
         &[
+            "terminal.controls",
             "terminal.eof",
             "terminal.exact",
             "terminal.hang_up",
@@ -143,7 +144,7 @@ const TABLE: &[(Defect, &[&str])] = &[
             "terminal.refused",
         ],
     ),
-    (Defect::ForgetsTerminalSize, &["terminal.resize"]),
+    (Defect::ForgetsTerminalSize, &["terminal.refused", "terminal.resize"]),
     (Defect::SwallowsInterrupt, &["terminal.interrupt"]),
     (Defect::WritersShareACount, &["stdin.writers"]),
 ];

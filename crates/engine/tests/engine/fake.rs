@@ -263,6 +263,7 @@ impl Provider for Fake {
             oom_ends_sandbox: false,
             disk_limit: false,
             pty: false,
+            pty_signals: false,
         }
     }
 

@@ -186,6 +186,7 @@ impl Provider for MockProvider {
             oom_ends_sandbox: false,
             disk_limit: false,
             pty: true,
+            pty_signals: true,
         }
     }
 

@@ -316,6 +316,7 @@ impl Provider for DockerProvider {
             // Depends on the daemon's storage, which says so when it is asked for.
             disk_limit: false,
             pty: true,
+            pty_signals: self.family.shares_kernel(),
         }
     }
 

@@ -80,6 +80,7 @@ impl Provider for NativeProvider {
             oom_ends_sandbox: false,
             disk_limit: *self.inner.disks.method() != Method::None,
             pty: true,
+            pty_signals: true,
         }
     }
 
