@@ -2,10 +2,12 @@
 //! its end as our exit code. Whether the engine is in this program or behind the API makes no difference here.
 
 mod embedded;
+mod input;
 mod remote;
 mod watch;
 
 pub(crate) use embedded::Embedded;
+pub(crate) use input::Input;
 pub(crate) use remote::Remote;
 pub(crate) use watch::{Left, watch};
 
@@ -13,21 +15,13 @@ use crate::{
     failure::{Failure, Result, code},
     output,
     signals::{INT, KILL, Signals},
-    stdio::{self, Sink},
-    terminal::{self, Session, Terminal, keys::DetachKeys},
+    stdio::Sink,
 };
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use stacyvm_client::Output;
 use stacyvm_types::{ErrorCode, ExitRecord, Limit, PtySize, StdinAck};
-use std::{convert::Infallible, time::Duration};
-use tokio::{sync::mpsc, task::JoinHandle};
+use std::time::Duration;
 
-/// Pause after a write of stdin of which nothing was taken.
-const PAUSE: Duration = Duration::from_millis(20);
-/// Pause after a write of stdin that failed.
-const RETRY: Duration = Duration::from_millis(500);
-/// Time for what was typed before somebody left.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Time for a process to be reported dead after it was killed.
 const DEATH: Duration = Duration::from_secs(15);
 
@@ -58,29 +52,6 @@ pub(crate) trait Control: Clone + Send + Sync + 'static {
         data: Bytes,
         eof: bool,
     ) -> impl Future<Output = Result<StdinAck>> + Send;
-}
-
-/// What we have for a process.
-#[derive(Debug, Default)]
-pub(crate) struct Input {
-    /// Bytes for its stdin.
-    pub(crate) stdin: Option<mpsc::Receiver<Bytes>>,
-    /// Somebody at a terminal that is passed on.
-    pub(crate) session: Option<Session>,
-}
-
-impl Input {
-    /// Our own standard input, if it is wanted, as somebody at `terminal` types it or as it is.
-    pub(crate) fn from_here(stdin: bool, terminal: Option<Terminal>, keys: &DetachKeys) -> Self {
-        let stdin = stdin.then(stdio::read_stdin);
-        match (terminal, stdin) {
-            (Some(terminal), Some(typed)) => {
-                let (session, stdin) = Session::begin(terminal, keys, typed);
-                Self { stdin: Some(stdin), session: Some(session) }
-            }
-            (_, stdin) => Self { stdin, ..Self::default() },
-        }
-    }
 }
 
 /// How following a process came to an end.
@@ -119,45 +90,8 @@ pub(crate) async fn drive<A: Attached>(
     sink: &mut Sink,
 ) -> Result<End> {
     let control = process.control();
-    let Input { stdin, mut session } = input;
-    let pump = stdin.map(|stdin| tokio::spawn(pump(control.clone(), stdin, session.is_none())));
-    let outcome = tokio::select! {
-        exit = follow(process, &control, signals, sink) => exit.map(End::Exited),
-        () = at_terminal(&control, session.as_mut()) => Ok(End::Detached),
-    };
-    stop(pump, matches!(outcome, Ok(End::Detached))).await;
-    if let Some(session) = session.filter(|_| !matches!(outcome, Ok(End::Exited(_)))) {
-        session.terminal.leave();
-    }
-    outcome
-}
-
-/// Passes the sizes of our terminal on, if it is passed on at all, until whoever sits there wants to leave.
-async fn at_terminal(control: &impl Control, session: Option<&mut Session>) {
-    let Some(Session { terminal, left }) = session else { return std::future::pending().await };
-    tokio::select! {
-        never = pass_sizes_on(control, terminal) => match never {},
-        // A sender that is dropped has not seen the keys.
-        Ok(()) = left => {}
-    }
-}
-
-/// Each size that the terminal gets, the last one in any case.
-async fn pass_sizes_on(control: &impl Control, terminal: &mut Terminal) -> Infallible {
-    // It may have changed since the process was started.
-    let mut size = terminal::size();
-    loop {
-        let passed = async {
-            if let Err(failure) = control.resize(size).await {
-                tracing::debug!(failure = failure.what, "the size of the terminal was not passed on");
-            }
-            std::future::pending::<Infallible>().await
-        };
-        size = tokio::select! {
-            next = terminal.resized() => next,
-            never = passed => match never {},
-        };
-    }
+    let exit = follow(process, &control, signals, sink);
+    Ok(input.attended(&control, exit, |_| false).await?.map_or(End::Detached, End::Exited))
 }
 
 async fn follow<A: Attached>(
@@ -221,56 +155,6 @@ fn pass_on(control: &impl Control, signal: i32, received: u32) -> Result<()> {
         }
     });
     Ok(())
-}
-
-/// Stops feeding stdin; what was typed before somebody `left` is delivered first, if that is possible soon.
-async fn stop(pump: Option<JoinHandle<()>>, left: bool) {
-    let Some(mut pump) = pump else { return };
-    if left {
-        let _ = tokio::time::timeout(LAST_WORDS, &mut pump).await;
-    }
-    pump.abort();
-}
-
-/// Feeds stdin, every byte once, until it ends or there is nobody to feed. `ends`: its end is the end of the process's, too,
-/// which it is not where it is a terminal: that only ever hangs up.
-async fn pump(control: impl Control, mut stdin: mpsc::Receiver<Bytes>, ends: bool) {
-    let mut offset = 0;
-    loop {
-        let piece = stdin.recv().await;
-        let eof = piece.is_none();
-        if eof && !ends {
-            return;
-        }
-        let mut rest = piece.unwrap_or_default();
-        loop {
-            let length = rest.len() as u64;
-            match control.write_stdin(offset, rest.clone(), eof).await {
-                Ok(StdinAck { closed: true, .. }) if ends => return,
-                Ok(ack) => {
-                    let taken = ack.accepted.saturating_sub(offset).min(length);
-                    rest.advance(usize::try_from(taken).unwrap_or(0));
-                    offset += taken;
-                    if rest.is_empty() && !eof {
-                        break;
-                    }
-                    // A closed terminal takes nothing any more, and its process is about to end.
-                    if taken == 0 {
-                        tokio::time::sleep(PAUSE).await;
-                    }
-                }
-                Err(failure) => {
-                    tracing::debug!(failure = failure.what, "stdin was not delivered");
-                    match failure.kind {
-                        // A process that has ended is the usual reason, and its exit says more.
-                        Some(ErrorCode::NotFound | ErrorCode::BadRequest) => return,
-                        // Paused, out of reach: as long as it is followed, it may come back.
-                        _ => tokio::time::sleep(RETRY).await,
-                    }
-                }
-            }
-        }
-    }
 }
 
 /// The exit code that stands for an end.

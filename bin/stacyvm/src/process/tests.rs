@@ -6,6 +6,7 @@ use std::{
     collections::VecDeque,
     sync::{Arc, Mutex},
 };
+use tokio::sync::mpsc;
 
 #[derive(Default)]
 struct State {

@@ -1,7 +1,7 @@
 //! Watching a process that somebody else started: nothing that happens to us happens to it. A signal, a reader of our output
 //! that goes away, the end of this program: it goes on.
 
-use super::{Attached, Input, at_terminal, pump, stop};
+use super::{Attached, Input};
 use crate::{failure::Result, output, signals::Signals, stdio::Sink};
 use stacyvm_client::Output;
 use stacyvm_types::ExitRecord;
@@ -33,21 +33,18 @@ pub(crate) async fn watch<A: Attached>(
     sink: &mut Sink,
 ) -> Result<Left> {
     let control = process.control();
-    let Input { stdin, mut session } = input;
-    let pump = stdin.map(|stdin| tokio::spawn(pump(control.clone(), stdin, session.is_none())));
     let mut passed = 0;
-    let left = tokio::select! {
-        exit = follow(process, sink, &mut passed) => exit.map(Left::Exit),
-        signal = signals.next() => Ok(Left::Signal { signal, passed: 0 }),
-        () = at_terminal(&control, session.as_mut()) => Ok(Left::Detached),
+    let follows = async {
+        tokio::select! {
+            exit = follow(process, sink, &mut passed) => exit.map(Ok),
+            signal = signals.next() => Ok(Err(signal)),
+        }
     };
-    stop(pump, matches!(left, Ok(Left::Detached))).await;
-    if let Some(session) = session.filter(|_| !matches!(left, Ok(Left::Exit(_)))) {
-        session.terminal.leave();
-    }
-    left.map(|left| match left {
-        Left::Signal { signal, .. } => Left::Signal { signal, passed },
-        left => left,
+    let left = input.attended(&control, follows, Result::is_err).await?;
+    Ok(match left {
+        None => Left::Detached,
+        Some(Ok(exit)) => Left::Exit(exit),
+        Some(Err(signal)) => Left::Signal { signal, passed },
     })
 }
 
