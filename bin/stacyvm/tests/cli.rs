@@ -1,6 +1,8 @@
 //! The program as a shell sees it: output, exit codes, what happens when a reader or a server goes away.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod support;
+
 use axum::{Json, Router, extract::Path, http::StatusCode, response::IntoResponse, routing::get};
 use serde_json::{Value, json};
 use std::{
@@ -52,17 +54,7 @@ fn server() -> SocketAddr {
         .route("/api/v1/sandboxes/{id}", get(look).delete(one))
         .route("/api/v1/sandboxes/{id}/processes", axum::routing::post(|| async { missing() }))
         .route("/api/v1/sandboxes/{id}/logs", get(|| async { Json(vec!["a", "b"]) }));
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            axum::serve(listener, router).await.unwrap();
-        });
-    });
-    address
+    support::serve(router)
 }
 
 fn missing() -> impl IntoResponse {

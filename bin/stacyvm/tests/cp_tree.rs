@@ -1,11 +1,13 @@
 //! `stacyvm cp -r` against a server whose sandbox sends archives that want to be somewhere else on this machine.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod support;
+
 use axum::{Json, Router, body::Body, extract::State, routing::get};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use serde_json::json;
-use stacyvm_tar::{END, Entry, Kind, encode};
+use stacyvm_tar::{END, Entry, Kind, append};
 use std::{
     fs,
     net::SocketAddr,
@@ -28,17 +30,7 @@ fn server(archive: Vec<u8>, cut: bool) -> SocketAddr {
         .route("/api/v1/sandboxes/{id}/files/stat", get(stat))
         .route("/api/v1/sandboxes/{id}/files/archive", get(send))
         .with_state(Bytes::from(archive));
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            axum::serve(listener, router).await.unwrap();
-        });
-    });
-    address
+    support::serve(router)
 }
 
 #[derive(Default)]
@@ -46,14 +38,9 @@ struct Archive(Vec<u8>);
 
 impl Archive {
     fn entry(mut self, kind: Kind, path: &str, link: &str, mode: u32, data: &[u8]) -> Self {
-        let size = data.len() as u64;
-        let (path, link) = (path.into(), link.into());
-        encode(
-            &Entry { kind, path, link, mode, uid: 0, gid: 0, mtime: (1_600_000_000, 0), size },
-            &mut self.0,
-        );
-        self.0.extend_from_slice(data);
-        self.0.resize(self.0.len().next_multiple_of(512), 0);
+        let (path, link, size) = (path.into(), link.into(), data.len() as u64);
+        let entry = Entry { kind, path, link, mode, uid: 0, gid: 0, mtime: (1_600_000_000, 0), size };
+        append(&entry, data, &mut self.0);
         self
     }
 

@@ -28,7 +28,7 @@ pub use pax::{Reason, Records, Sparse};
 pub use read::{Event, Reader};
 pub use unpack::{Links, Options, Summary, Unpacker};
 pub use walk::{Found, Walk, open_directory};
-pub use write::{END, decimal, encode};
+pub use write::{END, append, decimal, encode};
 
 /// Bytes of a block. Headers are one block, data is filled up to one.
 pub const BLOCK: usize = 512;

@@ -9,6 +9,13 @@ const OCTAL_11: u64 = 1 << 33;
 /// What fits into seven.
 const OCTAL_7: u32 = 1 << 21;
 
+/// Writes a whole entry behind `out`: its headers, and its data filled up to a block.
+pub fn append(entry: &Entry, data: &[u8], out: &mut Vec<u8>) {
+    encode(entry, out);
+    out.extend_from_slice(data);
+    out.resize(out.len().next_multiple_of(BLOCK), 0);
+}
+
 /// Writes the headers of an entry behind `out`. Its data, filled up to a block, follows.
 pub fn encode(entry: &Entry, out: &mut Vec<u8>) {
     let path = match entry.kind {

@@ -2,7 +2,7 @@
 
 use futures::StreamExt;
 use stacyvm_provider::{ByteStream, Error, Result};
-use stacyvm_tar::{Entry, Event, Kind, Reader, encode};
+use stacyvm_tar::{Entry, Event, Kind, Reader, append};
 
 /// Adds a file to an archive.
 pub(crate) fn add(archive: &mut Vec<u8>, path: &str, content: &[u8]) {
@@ -16,9 +16,7 @@ pub(crate) fn add(archive: &mut Vec<u8>, path: &str, content: &[u8]) {
         mtime: (1_700_000_000, 0),
         size: content.len() as u64,
     };
-    encode(&entry, archive);
-    archive.extend_from_slice(content);
-    archive.resize(archive.len().next_multiple_of(512), 0);
+    append(&entry, content, archive);
 }
 
 /// The files of an archive.

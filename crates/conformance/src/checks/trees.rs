@@ -9,7 +9,7 @@ use crate::{
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use stacyvm_provider::{Error, ErrorKind, ExtractTarget, Extracted, FileKind};
-use stacyvm_tar::{END, Entry, Event, Kind, Reader, encode};
+use stacyvm_tar::{END, Entry, Event, Kind, Reader, append};
 
 checks! {
     "trees.archive" "an archive has every file, directory and link below a directory, with its bytes, and ends with its end mark" [] 60 archive;
@@ -31,14 +31,9 @@ struct Archive(Vec<u8>);
 
 impl Archive {
     fn entry(mut self, kind: Kind, path: &str, link: &str, mode: u32, data: &[u8]) -> Self {
-        let size = data.len() as u64;
-        let (path, link) = (path.into(), link.into());
-        encode(
-            &Entry { kind, path, link, mode, uid: 0, gid: 0, mtime: (1_600_000_000, 0), size },
-            &mut self.0,
-        );
-        self.0.extend_from_slice(data);
-        self.0.resize(self.0.len().next_multiple_of(512), 0);
+        let (path, link, size) = (path.into(), link.into(), data.len() as u64);
+        let entry = Entry { kind, path, link, mode, uid: 0, gid: 0, mtime: (1_600_000_000, 0), size };
+        append(&entry, data, &mut self.0);
         self
     }
 

@@ -4,7 +4,7 @@ mod format;
 mod hostile;
 mod trees;
 
-use crate::{END, Entry, Error, Kind, Links, Options, Packer, Summary, Unpacker, encode};
+use crate::{END, Entry, Error, Kind, Links, Options, Packer, Summary, Unpacker, append, encode};
 use rustix::{
     fd::OwnedFd,
     fs::{Mode, OFlags},
@@ -53,9 +53,7 @@ impl Archive {
             mtime: (1_700_000_000, 0),
             size: data.len() as u64,
         };
-        encode(&entry, &mut self.0);
-        self.0.extend_from_slice(data);
-        self.0.resize(self.0.len().next_multiple_of(512), 0);
+        append(&entry, data, &mut self.0);
         self
     }
 
