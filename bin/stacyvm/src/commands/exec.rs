@@ -25,7 +25,7 @@ use std::time::Instant;
 /// be executed, 127 if there is no such command. Ctrl-C interrupts the command; a second one kills it.
 ///
 /// With -it the command has this terminal: Ctrl-C and all other keys are its own. It can be left with Ctrl-] d, and goes on;
-/// `stacyvm attach` comes back to it.
+/// `stacyvm attach -i` comes back to it.
 ///
 /// With --json, one object at the end and nothing else: {"id", "exit_code", "stdout", "stderr", "duration"}, and where
 /// they apply "signal", "timed_out", "oom_killed", "limits_hit" (of "oom", "disk_full", "pids"), "stdout_truncated",
